@@ -1,0 +1,1 @@
+"""The image-spec and the distribution-spec without I/O: bytes in, frozen records out."""
