@@ -1,0 +1,160 @@
+"""The command line: arguments and environment become settings, settings become a running proxy.
+
+The only place that exits. Exit codes: 0 drained, 1 the address cannot be used, 2 the settings or
+the command line are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+
+from aiohttp import http_parser
+
+from proxy import __version__, logs
+from proxy.app import embedded_registry, serving
+from proxy.demo import run_demo
+from proxy.settings import Settings, SettingsError, load
+
+logger = logging.getLogger("proxy")
+
+_NO_UPSTREAM = """\
+cnai-proxy: no registry to stand before. Three ways to go on:
+  cnai-proxy serve --upstream https://registry.example   an existing registry
+  cnai-proxy serve --config FILE                         settings that name an upstream
+  cnai-proxy serve --embedded DIR                        a registry of our own over the folder DIR
+To look around first: cnai-proxy demo"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = load(
+            file=getattr(arguments, "config", None), environment=os.environ, flags=_flags(arguments)
+        )
+    except SettingsError as error:
+        for fault in error.faults:
+            _complain(fault)
+        return 2
+    if arguments.command == "check":
+        sys.stdout.write(settings.to_yaml())
+        return 0
+    logs.configure(style=settings.log.format, level=settings.log.level)
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        logger.warning("aiohttp's C parser is missing; the Python one has known smuggling flaws")
+    try:
+        if arguments.command == "demo":
+            return asyncio.run(_until_stopped(run_demo(settings)))
+        if not settings.upstreams and arguments.embedded is None:
+            _complain(_NO_UPSTREAM)
+            return 2
+        return asyncio.run(_until_stopped(_serve(settings, arguments.embedded)))
+    except OSError as error:
+        _complain(f"cnai-proxy: cannot start: {error.strerror or error}")
+        return 1
+
+
+async def _serve(settings: Settings, embedded: Path | None) -> None:
+    if embedded is None:
+        await _announce(settings)
+        return
+    async with embedded_registry(embedded) as (url, _):
+        await _announce(settings.with_upstream(url))
+
+
+async def _announce(settings: Settings) -> None:
+    (upstream,) = settings.upstreams
+    if upstream.tls.insecure:
+        logger.warning(
+            "upstreams.0.tls.insecure: the upstream's certificate is NOT checked; anyone between "
+            "can read credentials and change bytes"
+        )
+    async with serving(settings) as listener:
+        sys.stdout.write(f"cnai-proxy ready on {listener.url}\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+async def _until_stopped(work: Coroutine[None, None, None]) -> int:
+    """Run ``work`` until SIGTERM or SIGINT, let it drain; a second signal exits at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(1)
+        stopping = True
+        if task is not None:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+    return 0
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, object]:
+    flags: dict[str, object] = {}
+    if getattr(arguments, "upstream", None) is not None:
+        flags["upstreams"] = [{"url": arguments.upstream}]
+    if getattr(arguments, "host", None) is not None:
+        flags["listen.host"] = arguments.host
+    if getattr(arguments, "port", None) is not None:
+        flags["listen.port"] = arguments.port
+    if getattr(arguments, "log_format", None) is not None:
+        flags["log.format"] = arguments.log_format
+    return flags
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnai-proxy",
+        description="A reverse proxy for OCI registries that understands AI models.",
+        epilog="Every setting is explained in config.example.yaml.",
+    )
+    parser.add_argument("--version", action="version", version=f"cnai-proxy {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the proxy before a registry")
+    _add_config(serve, required=False)
+    upstream = serve.add_mutually_exclusive_group()
+    upstream.add_argument("--upstream", metavar="URL", help="the registry to stand before")
+    upstream.add_argument(
+        "--embedded", metavar="DIR", type=Path, help="serve an OCI layout folder as the registry"
+    )
+    serve.add_argument("--host", metavar="H", help="address to listen on (default 127.0.0.1)")
+    _add_port(serve)
+    serve.add_argument("--log-format", choices=("text", "json"), help="form of the log lines")
+    demo = commands.add_parser("demo", help="run the proxy before a registry of sample models")
+    _add_port(demo)
+    check = commands.add_parser("check", help="validate settings and print the effective ones")
+    _add_config(check, required=True)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--config", metavar="FILE", type=Path, required=required, help="YAML file")
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", metavar="N", help="port to listen on (default 8080; 0: any)")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

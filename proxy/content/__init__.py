@@ -1,0 +1,1 @@
+"""Deep modules: what callers want, wherever it lives."""

@@ -1,0 +1,91 @@
+"""Blobs for the proxy's own routes: a part or the whole, streamed as the caller.
+
+A part is cut out here when the upstream answers a Range with the whole, and checked against the
+range asked for when it answers with a part.
+Source: RFC 9110 §14.4, §15.3.7; distribution#4667 for 200 answers to a Range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.errors import BadUpstream, BlobUnknown
+from proxy.oci.byterange import ByteRange, parse_content_range
+from proxy.oci.digest import Digest
+from proxy.oci.reference import RepositoryName
+from proxy.upstream.auth import AuthorizedReader, Caller
+from proxy.upstream.client import UpstreamResponse
+
+
+class Blobs:
+    """Reads layers and configs from the upstream."""
+
+    def __init__(self, reader: AuthorizedReader) -> None:
+        self._reader = reader
+
+    @asynccontextmanager
+    async def open(
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        *,
+        byte_range: ByteRange,
+        caller: Caller,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Exactly the bytes of ``byte_range``; leaving the context frees the connection.
+
+        Raises:
+            BlobUnknown: the upstream has no such blob in ``repository``.
+            BadUpstream: another part than asked for, or fewer bytes.
+            ProxyError: what ``AuthorizedReader.open`` raises.
+        """
+        async with self._reader.open(
+            "GET",
+            repository,
+            f"blobs/{digest}",
+            caller=caller,
+            headers={"Range": byte_range.to_header(), "Accept": "*/*"},
+        ) as answer:
+            yield _cut(answer, byte_range, _leading(answer, byte_range, digest))
+
+    async def read(
+        self, repository: RepositoryName, digest: Digest, *, byte_range: ByteRange, caller: Caller
+    ) -> bytes:
+        """The bytes of ``byte_range`` in memory: for headers and small files only."""
+        async with self.open(repository, digest, byte_range=byte_range, caller=caller) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+
+def _leading(answer: UpstreamResponse, wanted: ByteRange, digest: Digest) -> int:
+    """How many bytes of the answer come before the wanted ones."""
+    match answer.status:
+        case 200:
+            return wanted.first
+        case 206:
+            found = parse_content_range(answer.headers.get("Content-Range", ""))
+            if found is None or found[0] != wanted:
+                raise BadUpstream(f"expected {wanted.to_header()}, found another part")
+            return 0
+        case 404:
+            raise BlobUnknown(f"the upstream has no blob {digest} in this repository")
+        case 416:
+            raise BadUpstream(f"the upstream's blob {digest} is shorter than its descriptor says")
+        case status:
+            raise BadUpstream(f"expected a blob, found status {status}")
+
+
+async def _cut(answer: UpstreamResponse, wanted: ByteRange, skip: int) -> AsyncIterator[bytes]:
+    left = wanted.length
+    async for received in answer.chunks():
+        chunk = received
+        if skip:
+            skip, chunk = skip - min(skip, len(received)), received[skip:]
+        chunk = chunk[:left]
+        left -= len(chunk)
+        if chunk:
+            yield chunk
+        if not left:
+            return
+    if left:
+        raise BadUpstream(f"the upstream's blob ended {left} bytes early")

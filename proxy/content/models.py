@@ -1,0 +1,354 @@
+"""What the model routes need: a model's record, its files, one file's bytes.
+
+Each call begins with the manifest, asked for as the caller: that is the proof that the caller may
+read the repository. Files inside an uncompressed tar are found by ranged reads of its headers and
+read by Range; no layer is downloaded to open one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+from proxy.content.blobs import Blobs
+from proxy.content.manifests import Manifests, StoredManifest
+from proxy.errors import (
+    BadUpstream,
+    BlobUnknown,
+    MalformedArtifact,
+    ManifestUnknown,
+    PackingUnsupported,
+    ProxyError,
+    SizeInvalid,
+)
+from proxy.formats.tar import Member, TarReader
+from proxy.model.additions import ADDITIONS, choose
+from proxy.model.artifact import TAR, LayerClass, ModelArtifact, ModelLayer, bounded, classify
+from proxy.model.families import recognise
+from proxy.model.record import CONFIG_BYTES_LIMIT, model_record, read_config
+from proxy.model.tree import (
+    Directory,
+    EarlyMatch,
+    FileEntry,
+    FileTree,
+    build_tree,
+    entry_of_layer,
+    may_hold,
+    place_members,
+)
+from proxy.oci.byterange import ByteRange
+from proxy.oci.digest import Digest
+from proxy.oci.manifest import Index, decode
+from proxy.oci.reference import Reference
+from proxy.upstream.auth import Caller
+
+# A tar's first header, with room for a long name before it and a small file behind it.
+FIRST_WINDOW_BYTES = 4 * 1024
+# Members closer together than this are cheaper to read through than to jump over: one request
+# costs about as much as this many bytes.
+WINDOW_BYTES_LIMIT = 256 * 1024
+# Bounds on what one request of a client may cost the upstream.
+REQUESTS_PER_LAYER_LIMIT = 10_000
+LAYERS_WALKED_LIMIT = 1_000
+LAYERS_AT_ONCE = 4
+# Paths named in the answer to a path that is not there.
+PATHS_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A manifest that is a model, as one caller may read it."""
+
+    reference: Reference
+    caller: Caller
+    stored: StoredManifest
+    artifact: ModelArtifact
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file that can be opened: its size in bytes is exact, its ETag strong and quoted."""
+
+    entry: FileEntry
+    size: int
+    etag: str
+    _model: Model
+    _blobs: Blobs
+    _offset: int
+
+    def open(self, byte_range: ByteRange) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of ``byte_range`` of the file; see ``Blobs.open``."""
+        return self._blobs.open(
+            self._model.reference.repository,
+            self.entry.layer.descriptor.digest,
+            byte_range=byte_range.shifted(self._offset),
+            caller=self._model.caller,
+        )
+
+
+class Models:
+    """Answers about models.
+
+    Every method raises what ``Manifests.get`` raises, ManifestUnknown for a manifest that is no
+    model, and MalformedArtifact for one that cannot be read.
+    """
+
+    def __init__(self, manifests: Manifests, blobs: Blobs) -> None:
+        self._manifests = manifests
+        self._blobs = blobs
+
+    async def describe(self, reference: Reference, *, caller: Caller) -> dict[str, object]:
+        """The model record, as JSON values; a config that cannot be read is a warning in it."""
+        model = await self._model(reference, caller)
+        config, warning = await self._config(model)
+        named = [
+            entry_of_layer(layer, layer_index=number)
+            for number, layer in enumerate(model.artifact.layers)
+        ]
+        return model_record(
+            model.artifact,
+            repository=reference.repository,
+            tag=reference.tag,
+            digest=model.stored.digest,
+            media_type=model.stored.media_type,
+            config=config,
+            config_warning=warning,
+            additions=[name for name in ADDITIONS if choose(named, name) is not None],
+        )
+
+    async def files(self, reference: Reference, *, caller: Caller) -> FileTree:
+        """All files of the model; a layer that cannot be read is one entry that says why."""
+        return await self._tree(await self._model(reference, caller))
+
+    async def find(
+        self, reference: Reference, path: str, *, caller: Caller
+    ) -> ModelFile | Directory:
+        """The file or directory at ``path``.
+
+        Raises:
+            BlobUnknown: nothing there; the detail names what there is.
+            PackingUnsupported: a file that this version cannot open.
+        """
+        model = await self._model(reference, caller)
+        entry = await self._find_in_layers(model, path)
+        if entry is not None:
+            return self._openable(model, entry)
+        tree = await self._tree(model)
+        found = tree.lookup(path)
+        if isinstance(found, FileEntry):
+            return self._openable(model, found)
+        if found is None:
+            paths = [entry.path for entry in tree.entries[:PATHS_SHOWN]]
+            raise BlobUnknown(
+                f"{reference} has no file {path[:300]!r}",
+                detail={"files": paths, "count": len(tree.entries)},
+            )
+        return found
+
+    async def addition(self, reference: Reference, name: str, *, caller: Caller) -> ModelFile:
+        """The file that is the model's ``name``: readme or license.
+
+        Raises:
+            BlobUnknown: the model has none.
+            SizeInvalid: larger than the addition's byte cap.
+        """
+        model = await self._model(reference, caller)
+        tree = await self._tree(model, documents_only=True)
+        entry = choose(tree.entries, name)
+        if entry is None:
+            raise BlobUnknown(
+                f"{reference} has no {name}",
+                detail={"files": [found.path for found in tree.entries[:PATHS_SHOWN]]},
+            )
+        found = self._openable(model, entry)
+        limit = ADDITIONS[name].bytes_limit
+        if found.size > limit:
+            raise SizeInvalid(
+                f"expected a {name} of at most {limit} bytes, found {found.size}; "
+                f"its bytes are at files/{entry.path}"
+            )
+        return found
+
+    async def _model(self, reference: Reference, caller: Caller) -> Model:
+        stored = await self._manifests.get(reference, caller=caller)
+        manifest = decode(stored.body)
+        if isinstance(manifest, Index):
+            children = [str(child.digest) for child in manifest.manifests[:PATHS_SHOWN]]
+            raise ManifestUnknown(
+                f"{reference} is an index; ask for one of its manifests by digest",
+                detail={"manifests": children},
+            )
+        artifact = recognise(manifest)
+        if artifact is None:
+            raise ManifestUnknown(
+                f"{reference} is no model of a known family",
+                detail={
+                    "artifactType": manifest.artifact_type,
+                    "config": manifest.config.media_type if manifest.config else None,
+                },
+            )
+        return Model(reference, caller, stored, artifact)
+
+    async def _config(self, model: Model) -> tuple[dict[str, object] | None, str | None]:
+        """The config blob, or None and why it cannot be read."""
+        descriptor = model.artifact.manifest.config
+        if descriptor is None or descriptor.size == 0:
+            return None, None
+        if descriptor.size > CONFIG_BYTES_LIMIT:
+            return None, f"the config has {descriptor.size} bytes, more than {CONFIG_BYTES_LIMIT}"
+        try:
+            body = await self._blobs.read(
+                model.reference.repository,
+                descriptor.digest,
+                byte_range=ByteRange(0, descriptor.size - 1),
+                caller=model.caller,
+            )
+        except BlobUnknown as error:
+            return None, f"config: {error.message}"
+        if Digest.of(body, descriptor.digest.algorithm) != descriptor.digest:
+            raise BadUpstream("the upstream's config is not the content of its digest")
+        return read_config(body)
+
+    async def _find_in_layers(self, model: Model, path: str) -> FileEntry | None:
+        """The file at ``path`` at the least cost: later layers first, no header too many."""
+        failure: ProxyError | None = None
+        for number, layer in reversed(list(enumerate(model.artifact.layers))):
+            if not may_hold(layer, path):
+                continue
+            if layer.packing != TAR:
+                entry = entry_of_layer(layer, layer_index=number)
+                if entry.path == path:
+                    return entry
+                continue
+            try:
+                members, match = await self._walk(model, layer, EarlyMatch(layer, path))
+            except (MalformedArtifact, BlobUnknown) as error:
+                failure = error
+                continue
+            if match is not None:
+                return _entry_of_member(layer, number, path, match)
+            for entry in place_members(layer, members, layer_index=number):
+                if entry.path == path:
+                    return entry
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _tree(self, model: Model, *, documents_only: bool = False) -> FileTree:
+        gate = asyncio.Semaphore(LAYERS_AT_ONCE)
+        layers = list(enumerate(model.artifact.layers))
+        walked = [
+            number
+            for number, layer in layers
+            if layer.packing == TAR and not (documents_only and _holds_one_weight(layer))
+        ][:LAYERS_WALKED_LIMIT]
+        placed: dict[int, tuple[FileEntry, ...]] = {}
+
+        async def walk(number: int, layer: ModelLayer) -> None:
+            async with gate:
+                placed[number] = await self._entries_of_tar(model, layer, number)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in walked:
+                    group.create_task(walk(number, model.artifact.layers[number]))
+        except* ProxyError as failures:
+            raise _first_failure(failures) from None
+        entries = [
+            entry
+            for number, layer in layers
+            for entry in placed.get(number) or (entry_of_layer(layer, layer_index=number),)
+        ]
+        return build_tree(entries)
+
+    async def _entries_of_tar(
+        self, model: Model, layer: ModelLayer, number: int
+    ) -> tuple[FileEntry, ...]:
+        try:
+            members, _ = await self._walk(model, layer, None)
+        except (MalformedArtifact, BlobUnknown) as error:
+            broken = entry_of_layer(layer, layer_index=number)
+            return (
+                replace(
+                    broken,
+                    unsupported=error.message,
+                    warnings=bounded((*broken.warnings, error.message)),
+                ),
+            )
+        return place_members(layer, members, layer_index=number)
+
+    async def _walk(
+        self, model: Model, layer: ModelLayer, wanted: EarlyMatch | None
+    ) -> tuple[list[Member], Member | None]:
+        """Members of an uncompressed tar, up to the one ``wanted`` decides on.
+
+        Raises:
+            MalformedArtifact: no tar, or more headers than ranged reads are good for.
+        """
+        size = layer.descriptor.size
+        reader = TarReader(size=size)
+        members: list[Member] = []
+        window = FIRST_WINDOW_BYTES
+        for _ in range(REQUESTS_PER_LAYER_LIMIT):
+            if reader.finished or reader.position >= size:
+                reader.end()
+                return members, None
+            part = ByteRange(reader.position, min(reader.position + window, size) - 1)
+            chunk = await self._blobs.read(
+                model.reference.repository,
+                layer.descriptor.digest,
+                byte_range=part,
+                caller=model.caller,
+            )
+            found = reader.feed(part.first, chunk)
+            members += found
+            if wanted is not None and (match := wanted.take(found)) is not None:
+                return members, match
+            is_far = reader.position - part.last > WINDOW_BYTES_LIMIT
+            window = FIRST_WINDOW_BYTES if is_far else min(2 * window, WINDOW_BYTES_LIMIT)
+        raise MalformedArtifact(
+            f"expected an archive whose headers take at most {REQUESTS_PER_LAYER_LIMIT} reads"
+        )
+
+    def _openable(self, model: Model, entry: FileEntry) -> ModelFile:
+        if entry.unsupported is not None or entry.offset is None or entry.size is None:
+            raise PackingUnsupported(
+                f"{entry.path[:300]!r} cannot be opened: {entry.unsupported or 'no content'}",
+                detail={"layer": str(entry.layer.descriptor.digest)},
+            )
+        digest = entry.layer.descriptor.digest
+        is_blob = entry.offset == 0 and entry.size == entry.layer.descriptor.size
+        etag = f'"{digest}"' if is_blob else f'"{digest}:{entry.offset}-{entry.size}"'
+        return ModelFile(entry, entry.size, etag, model, self._blobs, entry.offset)
+
+
+def _entry_of_member(layer: ModelLayer, number: int, path: str, member: Member) -> FileEntry:
+    return FileEntry(
+        path=path,
+        layer=layer,
+        layer_index=number,
+        size=member.size,
+        exact=True,
+        offset=member.offset,
+        file_class=classify(path, layer.layer_class),
+    )
+
+
+def _holds_one_weight(layer: ModelLayer) -> bool:
+    """Whether a tar is annotated as one weight file: no place to look for a README."""
+    return (
+        layer.layer_class is LayerClass.WEIGHT
+        and layer.path is not None
+        and not layer.path.endswith("/")
+        and "." in layer.path.rpartition("/")[2]
+    )
+
+
+def _first_failure(failures: BaseExceptionGroup[ProxyError]) -> ProxyError:
+    for failure in failures.exceptions:
+        if isinstance(failure, BaseExceptionGroup):
+            return _first_failure(failure)
+        return failure
+    raise ValueError("an exception group is never empty")

@@ -1,0 +1,49 @@
+"""``cnai-proxy demo``: a registry of sample models, the proxy before it, and what to try next."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from proxy.app import embedded_registry, serving
+from proxy.samples import Sample, write_samples
+from proxy.settings import Settings
+
+
+async def run_demo(settings: Settings) -> None:
+    """Serve the samples from a folder that is gone afterwards, until cancelled."""
+    with tempfile.TemporaryDirectory(prefix="cnai-proxy-demo-") as folder:
+        async with embedded_registry(Path(folder)) as (url, layout):
+            samples = await write_samples(layout)
+            async with serving(settings.with_upstream(url)) as listener:
+                sys.stdout.write(f"cnai-proxy ready on {listener.url}\n\n")
+                sys.stdout.write(_invitation(listener.url, samples))
+                sys.stdout.flush()
+                await asyncio.Event().wait()
+
+
+def _invitation(url: str, samples: list[Sample]) -> str:
+    registry = url.removeprefix("http://")
+    names = "\n".join(f"  {sample.reference:<24} {sample.description}" for sample in samples)
+    first = samples[0].reference
+    second = samples[1].reference
+    return f"""\
+Sample models in the registry behind the proxy:
+{names}
+
+Open a model without pulling it:
+  curl {url}/cnai/{first}
+  curl {url}/cnai/{first}/readme
+  curl {url}/cnai/{second}/files
+  curl {url}/cnai/{second}/files/config.json
+  curl -r 0-7 {url}/cnai/{first}/files/model.safetensors | od -t u8
+
+Use the proxy as the registry it stands before:
+  skopeo inspect --raw --tls-verify=false docker://{registry}/{first}
+  skopeo copy --src-tls-verify=false docker://{registry}/{first} dir:tiny-llama
+  oras pull --plain-http {registry}/{first} -o tiny-llama
+
+Ctrl-C ends the demo; nothing is kept.
+"""

@@ -1,0 +1,144 @@
+"""``/cnai/``: models as JSON and files. Reads the address, asks ``Models``, writes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from proxy.content.models import ModelFile, Models
+from proxy.errors import BadRequest, BlobUnknown, RangeNotSatisfiable
+from proxy.facade import address
+from proxy.facade.content_headers import content_disposition, content_type
+from proxy.facade.responses import CONTENT_SAFETY, json_response, stream_response
+from proxy.facade.scope import scope_of
+from proxy.model import additions
+from proxy.model.additions import ADDITIONS
+from proxy.model.tree import Directory, subtree_json
+from proxy.oci import byterange
+from proxy.oci.byterange import ByteRange
+from proxy.oci.endpoint import split_target
+from proxy.upstream.auth import Caller
+
+_VIEWS = ("", "files", *ADDITIONS)
+
+
+class CnaiApi:
+    """The model routes; ``write_seconds`` bounds how long a client may take no byte."""
+
+    def __init__(self, models: Models, *, write_seconds: float) -> None:
+        self._models = models
+        self._write_seconds = write_seconds
+
+    def routes(self) -> list[web.RouteDef]:
+        """One catch-all for reading: names hold slashes, so the path is parsed here."""
+        return [
+            web.get("/cnai/{rest:.*}", self.handle, allow_head=False),
+            web.head("/cnai/{rest:.*}", self.handle),
+        ]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a GET or HEAD below ``/cnai/``."""
+        scope = scope_of(request)
+        scope.route = "/cnai/"
+        path, _ = split_target(request.raw_path)
+        asked = address.parse(path)
+        scope.repository = asked.reference.repository.text
+        scope.reference = str(asked.reference.target)[:140]
+        scope.route = "/cnai/<ref>"
+        caller = _caller(request)
+        if asked.view == "files":
+            scope.route = "/cnai/<ref>/files"
+            if not asked.path:
+                tree = await self._models.files(asked.reference, caller=caller)
+                return json_response(tree.to_json(flat=_is_set(request, "flat")))
+            scope.route = "/cnai/<ref>/files/<path>"
+            found = await self._models.find(asked.reference, asked.path, caller=caller)
+            if isinstance(found, Directory):
+                return json_response(subtree_json(found))
+            return await self._send(request, found, as_type=content_type(found.entry.path))
+        if asked.path or asked.view not in _VIEWS:
+            raise BlobUnknown(
+                f"a model has no {asked.view[:100]!r}",
+                detail={"views": [view for view in _VIEWS if view]},
+            )
+        if asked.view in ADDITIONS:
+            scope.route = f"/cnai/<ref>/{asked.view}"
+            document = await self._models.addition(asked.reference, asked.view, caller=caller)
+            as_type = additions.content_type(document.entry.path)
+            return await self._send(request, document, as_type=as_type)
+        return json_response(await self._models.describe(asked.reference, caller=caller))
+
+    async def _send(
+        self, request: web.Request, found: ModelFile, *, as_type: str
+    ) -> web.StreamResponse:
+        headers = CIMultiDict(CONTENT_SAFETY)
+        headers["ETag"] = found.etag
+        headers["Accept-Ranges"] = "bytes"
+        headers["Cache-Control"] = "private, no-cache"
+        headers["Vary"] = "Accept, Authorization"
+        decision = byterange.decide(
+            size=found.size,
+            etag=found.etag,
+            range_header=request.headers.get(hdrs.RANGE),
+            if_range=request.headers.get(hdrs.IF_RANGE),
+            if_none_match=request.headers.get(hdrs.IF_NONE_MATCH),
+        )
+        status, part = 200, ByteRange(0, found.size - 1)
+        match decision:
+            case byterange.NotModified():
+                return web.Response(status=304, headers=headers)
+            case byterange.Unsatisfiable():
+                raise RangeNotSatisfiable(
+                    f"expected a range within {found.size} bytes",
+                    headers=(("Content-Range", f"bytes */{found.size}"),),
+                )
+            case byterange.Part(range=asked):
+                status, part = 206, asked
+                headers["Content-Range"] = asked.content_range(found.size)
+            case byterange.Whole():
+                pass
+        headers["Content-Type"] = as_type
+        headers["Content-Length"] = str(part.length)
+        headers["Content-Disposition"] = content_disposition(
+            found.entry.path, attachment=_is_set(request, "download")
+        )
+        if request.method == hdrs.METH_HEAD or part.length == 0:
+            return await self._stream(request, status, headers, _nothing())
+        scope_of(request).origin = "upstream"
+        async with found.open(part) as chunks:
+            return await self._stream(request, status, headers, chunks)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        status: int,
+        headers: CIMultiDict[str],
+        chunks: AsyncIterator[bytes],
+    ) -> web.StreamResponse:
+        return await stream_response(
+            request,
+            status=status,
+            headers=headers,
+            chunks=chunks,
+            write_seconds=self._write_seconds,
+        )
+
+
+def _caller(request: web.Request) -> Caller:
+    values = request.headers.getall(hdrs.AUTHORIZATION, [])
+    if len(values) > 1:
+        raise BadRequest("expected the header 'authorization' once, found it twice")
+    if values and not (values[0].isascii() and values[0].isprintable()):
+        raise BadRequest("expected printable characters in the header 'authorization'")
+    return Caller(values[0] if values else None)
+
+
+def _is_set(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "0") not in ("0", "false", "")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

@@ -1,0 +1,158 @@
+"""Around every request: its identity, its framing checks, its errors, one access line, metrics.
+
+Cross-cutting only: nothing here knows a repository, a cache or a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.facade.responses import error_response
+from proxy.facade.scope import Scope, open_scope
+from proxy.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("proxy.access")
+
+# nginx's word for "the client left before the answer": no status of ours reached anybody.
+CLIENT_LEFT = 499
+
+_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]+")
+_VERSIONS = ((1, 0), (1, 1))
+
+
+class _Internal(ProxyError):
+    """A defect of the proxy; the client learns the request id, the log the rest."""
+
+
+class RequestScope:
+    """The one middleware of the root application."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    @web.middleware
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer ``request`` by ``handler``, whatever becomes of it."""
+        scope = Scope(request_id=secrets.token_hex(8), started=time.monotonic())
+        open_scope(request, scope)
+        self._metrics.request_started()
+        status = CLIENT_LEFT
+        try:
+            response = await self._answer(request, handler, scope)
+            if isinstance(response, web.Response) and isinstance(response.body, bytes):
+                scope.sent_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
+            status = CLIENT_LEFT if scope.failure == _LEFT else response.status
+            return response
+        finally:
+            self._end(request, scope, status)
+
+    async def _answer(
+        self, request: web.Request, handler: Handler, scope: Scope
+    ) -> web.StreamResponse:
+        try:
+            _check_framing(request)
+            response = await handler(request)
+        except asyncio.CancelledError:
+            scope.failure = _LEFT
+            raise
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            response = self._refuse(
+                request,
+                scope,
+                MethodNotAllowed(
+                    f"expected one of {allowed}, found {request.method[:20]!r}",
+                    headers=(("Allow", allowed),),
+                ),
+            )
+        except web.HTTPNotFound:
+            response = self._refuse(
+                request, scope, NotFound("no such route; there are /v2/, /cnai/, /livez, /readyz")
+            )
+        except web.HTTPException:
+            raise
+        except ProxyError as error:
+            response = self._refuse(request, scope, error)
+        except ConnectionError:
+            scope.failure = _LEFT
+            response = _cut(request)
+        except Exception as error:  # the last resort: answered and logged, not lost
+            logger.exception("request failed id=%s", scope.request_id)
+            response = self._refuse(
+                request, scope, _Internal(f"internal error, request {scope.request_id}")
+            )
+            scope.failure = type(error).__name__
+        return response
+
+    def _refuse(self, request: web.Request, scope: Scope, error: ProxyError) -> web.StreamResponse:
+        scope.failure = error.message
+        if scope.started_answer:
+            # Bytes are out: an error text would become part of the body. A cut connection is the
+            # only honest end.
+            return _cut(request)
+        response = error_response(error)
+        response.headers["X-Request-Id"] = scope.request_id
+        if not request.content.is_eof():
+            response.force_close()
+        return response
+
+    def _end(self, request: web.Request, scope: Scope, status: int) -> None:
+        seconds = time.monotonic() - scope.started
+        self._metrics.request_ended(
+            route=scope.route,
+            status=status,
+            origin=scope.origin,
+            sent_bytes=scope.sent_bytes,
+            received_bytes=scope.received_bytes,
+        )
+        fields: dict[str, object] = {
+            "id": scope.request_id,
+            "method": request.method,
+            "route": scope.route,
+            "repository": scope.repository,
+            "reference": scope.reference,
+            "status": status,
+            "origin": scope.origin,
+            "sent": scope.sent_bytes,
+            "received": scope.received_bytes,
+            "seconds": round(seconds, 4),
+            "upstream_seconds": scope.upstream_seconds and round(scope.upstream_seconds, 4),
+            "client": request.remote,
+            "reason": scope.failure,
+        }
+        access_logger.info(
+            "request", extra={"fields": {k: v for k, v in fields.items() if v is not None}}
+        )
+
+
+_LEFT = "the client left"
+
+
+def _check_framing(request: web.Request) -> None:
+    """What aiohttp's parser lets pass and a reverse proxy must not (rows H2, C3)."""
+    if tuple(request.version) not in _VERSIONS:
+        raise BadRequest("expected HTTP/1.0 or HTTP/1.1")
+    if tuple(request.version) == (1, 0) and hdrs.TRANSFER_ENCODING in request.headers:
+        raise BadRequest("expected no Transfer-Encoding in an HTTP/1.0 request")
+    host = request.headers.get(hdrs.HOST, "localhost")
+    if not _HOST.fullmatch(host):
+        raise BadRequest("expected a host name and an optional port in the header 'host'")
+    if not request.raw_path.startswith("/"):
+        raise BadRequest("expected a request target in origin form, such as /v2/")
+
+
+def _cut(request: web.Request) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    response = web.Response(status=CLIENT_LEFT)
+    response.force_close()
+    return response

@@ -1,0 +1,44 @@
+"""For the operator: is the process up, can it serve, what does it count."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from proxy.facade.scope import scope_of
+from proxy.metrics import Metrics
+
+
+class OpsApi:
+    """``/livez``, ``/readyz`` and, where switched on, ``/metrics``."""
+
+    def __init__(self, metrics: Metrics, *, expose_metrics: bool) -> None:
+        self._metrics = metrics
+        self._expose_metrics = expose_metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this facade."""
+        routes = [web.get("/livez", self.livez), web.get("/readyz", self.readyz)]
+        if self._expose_metrics:
+            routes.append(web.get("/metrics", self.metrics))
+        return routes
+
+    async def livez(self, request: web.Request) -> web.Response:
+        """The process answers."""
+        scope_of(request).route = "/livez"
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """New requests are welcome.
+
+        An upstream that is down does not change that, and a proxy that drains no longer accepts
+        the connection this would come on.
+        """
+        scope_of(request).route = "/readyz"
+        return web.Response(text="ready\n")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """All counters."""
+        scope_of(request).route = "/metrics"
+        return web.Response(
+            body=self._metrics.render(), headers={"Content-Type": self._metrics.content_type}
+        )

@@ -1,0 +1,74 @@
+"""``/v2/``: the distribution API. Reads the raw address once, refuses what is unsafe, forwards."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from aiohttp import web
+
+from proxy.errors import MethodNotAllowed
+from proxy.facade.passthrough import Passthrough
+from proxy.facade.scope import Scope, scope_of
+from proxy.oci import endpoint
+from proxy.oci.digest import Digest
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+class RegistryApi:
+    """The facade that registry clients talk to."""
+
+    def __init__(self, passthrough: Passthrough) -> None:
+        self._passthrough = passthrough
+
+    def routes(self) -> list[web.RouteDef]:
+        """One catch-all: the grammar is ``oci.endpoint``'s, on the raw path."""
+        return [
+            web.route("*", "/v2", self.handle),
+            web.route("*", "/v2/{rest:.*}", self.handle),
+        ]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request at or below ``/v2``."""
+        scope = scope_of(request)
+        scope.route = "/v2/"
+        if request.method not in _METHODS:
+            raise MethodNotAllowed(
+                f"expected one of {', '.join(_METHODS)}, found {request.method[:20]!r}",
+                headers=(("Allow", ", ".join(_METHODS)),),
+            )
+        path, query = endpoint.split_target(request.raw_path)
+        call = endpoint.parse(path)
+        _describe(scope, call)
+        return await self._passthrough.forward(request, f"{path}?{query}" if query else path, call)
+
+
+def _describe(scope: Scope, call: endpoint.Endpoint) -> None:
+    match call:
+        case endpoint.Ping():
+            scope.route = "/v2/"
+        case endpoint.Catalog():
+            scope.route = "/v2/_catalog"
+        case endpoint.Manifest(repository, reference):
+            scope.route = "/v2/<name>/manifests/<reference>"
+            scope.repository, scope.reference = repository.text, _short(reference)
+        case endpoint.Blob(repository, digest):
+            scope.route = "/v2/<name>/blobs/<digest>"
+            scope.repository, scope.reference = repository.text, _short(digest)
+        case endpoint.Upload(repository, _):
+            scope.route = "/v2/<name>/blobs/uploads/<session>"
+            scope.repository = repository.text
+        case endpoint.Tags(repository):
+            scope.route = "/v2/<name>/tags/list"
+            scope.repository = repository.text
+        case endpoint.Referrers(repository, digest):
+            scope.route = "/v2/<name>/referrers/<digest>"
+            scope.repository, scope.reference = repository.text, _short(digest)
+        case endpoint.Other():
+            scope.route = "/v2/<other>"
+        case _:
+            assert_never(call)
+
+
+def _short(reference: object) -> str:
+    return reference.short if isinstance(reference, Digest) else str(reference)[:140]

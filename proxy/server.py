@@ -1,0 +1,144 @@
+"""The listening socket: limits on what a client may send before a handler sees it, and the drain.
+
+aiohttp's server has no time limit for a request's header and logs what it cannot parse, secrets
+included; its connection handler is extended here for both, and only for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.errors import BadRequest, ProxyError
+from proxy.facade.responses import error_response
+
+logger = logging.getLogger(__name__)
+
+# Source: threats to framing; GAR and ECR tokens need tens of KiB in one header.
+REQUEST_LINE_BYTES = 16 * 1024
+HEADER_BYTES = 64 * 1024
+# After an answer that did not want the rest of the body, how long it is read and thrown away, so
+# that the client sees the answer and not a reset connection.
+LINGERING_SECONDS = 2.0
+# Bytes of a body held before the socket is no longer read.
+READ_BUFFER_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """Seconds a client may take; see the settings of the same names."""
+
+    header_seconds: float = 10.0
+    keepalive_seconds: float = 75.0
+    drain_seconds: float = 30.0
+
+
+class _Internal(ProxyError):
+    """A failure outside every handler."""
+
+
+class _Connection(web.RequestHandler):
+    """One client connection, closed when its first request takes too long to arrive (row I2)."""
+
+    __slots__ = ("_header_timer",)
+
+    def __init__(self, server: web.Server, limits: ListenerLimits) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # None is what turns it off
+            auto_decompress=False,
+            keepalive_timeout=limits.keepalive_seconds,
+            lingering_time=LINGERING_SECONDS,
+            max_line_size=REQUEST_LINE_BYTES,
+            max_field_size=HEADER_BYTES,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+        self._header_timer = loop.call_later(limits.header_seconds, self._drop_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of the timer with the connection."""
+        self._header_timer.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never reached a handler with the one error body; the connection closes.
+
+        The parser's own text is neither sent nor logged: it quotes the client's header.
+        """
+        if isinstance(exc, HttpProcessingError):
+            logger.info("malformed request client=%s error=%s", request.remote, type(exc).__name__)
+            response = error_response(BadRequest("the request is not valid HTTP/1.1"))
+        else:
+            logger.error("request failed outside a handler", exc_info=exc)
+            response = error_response(_Internal("internal error"))
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        response.headers["Server"] = "cnai-proxy"
+        response.force_close()
+        return response
+
+    def _drop_if_silent(self) -> None:
+        waits = self._request_count == 0 and self._current_request is None
+        if waits and self.transport is not None:
+            self.transport.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a running server listens; the port is the real one where 0 was asked for."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address for people and clients."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@asynccontextmanager
+async def listen(
+    app: web.Application, *, host: str, port: int, limits: ListenerLimits
+) -> AsyncIterator[Listener]:
+    """Serve ``app`` until the context ends, then drain.
+
+    On exit no connection is accepted any more, idle ones are closed, running requests get
+    ``drain_seconds``, then they are cut.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    # A client that leaves frees its upstream connection at once; the same in tests (design: one
+    # switch for both). Work that must outlive its client is a task of its own.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, shutdown_timeout=limits.drain_seconds, access_log=None
+    )
+    await runner.setup()
+    try:
+        server = runner.server
+        if server is None:
+            raise RuntimeError("the runner has no server after its set-up")
+        loop = asyncio.get_running_loop()
+        sockets = await loop.create_server(lambda: _Connection(server, limits), host, port)
+        bound = sockets.sockets[0].getsockname()[1]
+        try:
+            yield Listener(host=host, port=bound)
+        finally:
+            sockets.close()
+    finally:
+        await runner.cleanup()

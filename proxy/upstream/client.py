@@ -1,0 +1,407 @@
+"""One upstream registry over HTTP: requests out, answers in, bodies streaming both ways.
+
+Everything aiohttp does by default that a registry proxy must not is turned off here: decoding of
+bodies, cookies, re-quoting, total timeouts, following redirects, silent retries of writes.
+Redirects are followed by hand, so that credentials stay at the upstream's origin.
+Source: distribution-spec v1.1; RFC 9110 §9.2.2 (retries), §15.4 (redirects).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from proxy.errors import BadUpstream, BlobUnknown, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from proxy.metrics import Metrics
+from proxy.upstream.redirects import HOPS_LIMIT, AddressNotAllowed, PublicResolver, RedirectGuard
+
+# What a client may send and a registry may answer in one header: GAR and ECR use tens of KiB.
+HEADER_BYTES_LIMIT = 64 * 1024
+# Bytes aiohttp holds of a body before it stops reading the socket.
+READ_BUFFER_BYTES = 256 * 1024
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REPEATABLE = frozenset({"GET", "HEAD"})
+# What may follow a redirect to another origin: no credential, nothing that names the caller.
+_CROSS_ORIGIN = ("Range", "If-Range", "Accept-Encoding", "User-Agent")
+# aiohttp adds these by itself unless told not to.
+_SKIP_AUTO = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. None of them bounds a whole transfer: large layers take hours."""
+
+    connect_seconds: float = 10.0
+    idle_seconds: float = 60.0
+    response_seconds: float = 60.0
+    upload_response_seconds: float = 900.0
+
+
+class UpstreamResponse:
+    """An answer whose headers are here and whose body is still on the way."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, seconds: float) -> None:
+        self._response = response
+        self.seconds = seconds
+        """Seconds from the request to the answer's headers."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self._response.status
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """All headers, repeated lines kept."""
+        return self._response.headers
+
+    @property
+    def content_length(self) -> int | None:
+        """Declared bytes of the body, None when the upstream did not say."""
+        value = self._response.headers.get("Content-Length")
+        return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives.
+
+        Raises:
+            BadUpstream: it ended before its declared length.
+            UpstreamTimeout: no byte for the idle timeout.
+        """
+        content = self._response.content
+        while True:
+            try:
+                chunk = await content.readany()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise translate(error) from error
+            if not chunk:
+                return
+            yield chunk
+
+    async def read(self, limit: int) -> bytes | None:
+        """The whole body, or None when it is longer than ``limit`` bytes."""
+        parts = []
+        size = 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                return None
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def discard(self) -> None:
+        """Give up the connection: what is still on the way is not wanted."""
+        self._response.close()
+
+
+class RequestBody:
+    """A body streamed upstream, and the clock that tells a slow transfer from a stalled one."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._deadline: asyncio.Timeout | None = None
+        self._timeouts = Timeouts()
+        self.failure: ProxyError | None = None
+
+    def watch(self, deadline: asyncio.Timeout, timeouts: Timeouts) -> None:
+        """Let ``deadline`` follow the body: idle while it runs, the answer's time when it ends."""
+        self._deadline, self._timeouts = deadline, timeouts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._chunks:
+                self._move(self._timeouts.idle_seconds)
+                yield chunk
+                # The upstream took it; the wait for the client's next bytes has its own limit.
+                self._move(None)
+        except ProxyError as error:
+            self.failure = error
+            raise
+        self._move(self._timeouts.upload_response_seconds)
+
+    def _move(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(None if seconds is None else now + seconds)
+
+
+class Upstream:
+    """One configured registry. Safe for concurrent use; closed by whoever opened it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        follow_redirects: bool,
+        timeouts: Timeouts,
+        guard: RedirectGuard,
+        session: aiohttp.ClientSession,
+        public_session: aiohttp.ClientSession,
+        metrics: Metrics,
+    ) -> None:
+        self.name = name
+        self.base_url = base_url.rstrip("/")
+        self.follow_redirects = follow_redirects
+        self._timeouts = timeouts
+        self._guard = guard
+        self._session = session
+        self._public_session = public_session
+        self._metrics = metrics
+        # A registry hashes and moves a finished upload before it answers, and that takes long.
+        self._reading = _client_timeout(timeouts, timeouts.idle_seconds)
+        self._writing = _client_timeout(timeouts, timeouts.upload_response_seconds)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: RequestBody | None = None,
+        follow: bool,
+    ) -> AsyncIterator[UpstreamResponse]:
+        """Send a request and hand over its answer; leaving the context frees the connection.
+
+        ``target`` is the raw path and query below the base URL, sent as it is. With ``follow``
+        redirects of GET and HEAD are followed without credentials beyond the upstream's origin.
+
+        Raises:
+            UpstreamUnreachable: no connection.
+            UpstreamTimeout: no answer in time.
+            BadUpstream: no HTTP, failed TLS, a redirect that is not allowed.
+            RequestTimeout: the client stopped sending ``body``.
+        """
+        async with self.request(method, f"{self.base_url}{target}", headers, body) as first:
+            if not (follow and method in _REPEATABLE and first.status in _REDIRECTS):
+                yield first
+                return
+            url, location = f"{self.base_url}{target}", first.headers.get("Location")
+        async with AsyncExitStack() as stack:
+            yield await self._follow(stack, method, url, location, headers)
+
+    async def _follow(
+        self,
+        stack: AsyncExitStack,
+        method: str,
+        url: str,
+        location: str | None,
+        headers: Mapping[str, str],
+    ) -> UpstreamResponse:
+        for _ in range(HOPS_LIMIT):
+            url = self._guard.resolve(location, current_url=url)
+            if not self._guard.is_own_origin(url):
+                # From here on the narrowed set is used, also when a later hop leads back.
+                headers = {name: headers[name] for name in _CROSS_ORIGIN if name in headers}
+            async with AsyncExitStack() as hop:
+                answer = await hop.enter_async_context(self.request(method, url, headers, None))
+                if answer.status not in _REDIRECTS:
+                    if not self._guard.is_own_origin(url):
+                        _check_stored(answer.status)
+                    stack.push_async_callback(hop.pop_all().aclose)
+                    return answer
+                location = answer.headers.get("Location")
+        raise BadUpstream(f"expected at most {HOPS_LIMIT} redirects from the upstream, found more")
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: RequestBody | None
+    ) -> AsyncIterator[UpstreamResponse]:
+        """One request to ``url``, redirects not followed; raises as ``open`` does."""
+        started = time.monotonic()
+        try:
+            response = await self._send(method, url, headers, body)
+        except ProxyError as error:
+            self._metrics.upstream_failed(self.name, error.status)
+            raise
+        seconds = time.monotonic() - started
+        self._metrics.upstream_answered(self.name, response.status, seconds)
+        try:
+            yield UpstreamResponse(response, seconds=seconds)
+        finally:
+            # A body read to its end has given its connection back already; any other is cut.
+            response.close()
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: RequestBody | None
+    ) -> aiohttp.ClientResponse:
+        session = self._session if self._guard.trusts(url) else self._public_session
+        attempts = 2 if method in _REPEATABLE and body is None else 1
+        while True:
+            attempts -= 1
+            try:
+                async with asyncio.timeout(self._answer_seconds(method)) as deadline:
+                    if body is not None:
+                        body.watch(deadline, self._timeouts)
+                    return await session.request(
+                        method,
+                        URL(url, encoded=True),
+                        headers=CIMultiDict(headers),
+                        data=body,
+                        allow_redirects=False,
+                        skip_auto_headers=_SKIP_AUTO,
+                        timeout=self._reading if method in _REPEATABLE else self._writing,
+                    )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if body is not None and body.failure is not None:
+                    raise body.failure from error
+                # A kept connection may have been closed meanwhile; reading again is harmless.
+                if attempts and not isinstance(error, aiohttp.ClientConnectorError):
+                    continue
+                raise translate(error) from error
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                if body is not None and body.failure is not None:
+                    raise body.failure from error
+                raise translate(error) from error
+
+    def _answer_seconds(self, method: str) -> float:
+        if method in _REPEATABLE:
+            return self._timeouts.response_seconds
+        return self._timeouts.upload_response_seconds
+
+
+def _check_stored(status: int) -> None:
+    """A blob store's refusal is no registry's: 403 there is a bad signature, not a bad login."""
+    if status == 404:
+        raise BlobUnknown("the upstream redirects to content that its blob store does not have")
+    if status >= 400 and status != 416:
+        raise BadUpstream(f"the blob store the upstream redirects to answered {status}")
+
+
+def translate(error: Exception) -> ProxyError:
+    """A failure of the HTTP client as ours; the text is fixed and holds no URL."""
+    match error:
+        case ProxyError():
+            return error
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return BadUpstream(f"TLS to the upstream failed: {_tls_reason(error)}")
+        case AddressNotAllowed():
+            return BadUpstream("redirect target not allowed: the address is not public")
+        case aiohttp.ClientConnectorDNSError() if isinstance(error.os_error, AddressNotAllowed):
+            return BadUpstream("redirect target not allowed: the address is not public")
+        case aiohttp.ClientConnectorDNSError():
+            return UpstreamUnreachable("the upstream's host name does not resolve")
+        case aiohttp.ClientConnectorError():
+            reason = error.os_error.strerror or "connection failed"
+            return UpstreamUnreachable(f"no connection to the upstream: {reason}")
+        case aiohttp.ConnectionTimeoutError():
+            return UpstreamUnreachable("no connection to the upstream within the connect timeout")
+        case TimeoutError():
+            return UpstreamTimeout("the upstream is connected but sent nothing in time")
+        case aiohttp.ClientPayloadError():
+            return BadUpstream("the upstream's body ended before its declared length")
+        case aiohttp.ClientResponseError():
+            return BadUpstream("the upstream's answer is not valid HTTP")
+        case aiohttp.ServerDisconnectedError():
+            return BadUpstream("the upstream closed the connection without an answer")
+        case _:
+            return BadUpstream(f"the upstream's connection failed: {type(error).__name__}")
+
+
+def _tls_reason(
+    error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError,
+) -> str:
+    cause = (
+        error.certificate_error
+        if isinstance(error, aiohttp.ClientConnectorCertificateError)
+        else error.os_error
+    )
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    reason = cause.reason if isinstance(cause, ssl.SSLError) else None
+    return str(reason or type(cause).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """How the upstream's certificate is checked; ``insecure`` skips the check, loudly."""
+
+    ca_file: str | None = None
+    insecure: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """A context for client connections.
+
+        Raises:
+            OSError: the CA file cannot be read or holds no certificate.
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@asynccontextmanager
+async def open_upstream(
+    *,
+    name: str,
+    base_url: str,
+    follow_redirects: bool,
+    redirect_hosts: tuple[str, ...],
+    timeouts: Timeouts,
+    tls: TlsPolicy,
+    connections: int,
+    metrics: Metrics,
+) -> AsyncIterator[Upstream]:
+    """An upstream with its sessions, closed on exit.
+
+    ``connections`` bounds sockets per host. Two sessions: the configured registry may be private,
+    where it redirects to may not.
+    """
+    guard = RedirectGuard(base_url, allowed_hosts=redirect_hosts)
+    async with AsyncExitStack() as stack:
+        sessions = [
+            await stack.enter_async_context(_session(resolver, tls, connections))
+            for resolver in (None, PublicResolver())
+        ]
+        yield Upstream(
+            name=name,
+            base_url=base_url,
+            follow_redirects=follow_redirects,
+            timeouts=timeouts,
+            guard=guard,
+            session=sessions[0],
+            public_session=sessions[1],
+            metrics=metrics,
+        )
+
+
+def _session(
+    resolver: PublicResolver | None, tls: TlsPolicy, connections: int
+) -> aiohttp.ClientSession:
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=connections,
+            resolver=resolver,
+            ssl=tls.context(),
+            ttl_dns_cache=30,
+        ),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        requote_redirect_url=False,
+        max_line_size=HEADER_BYTES_LIMIT,
+        max_field_size=HEADER_BYTES_LIMIT,
+        read_bufsize=READ_BUFFER_BYTES,
+    )
+    # aiohttp repeats PUT and DELETE on a lost connection; a push must never arrive twice. GET and
+    # HEAD are repeated in Upstream._send. tests/flows/test_push.py holds this (row K3).
+    session._retry_connection = False
+    return session
+
+
+def _client_timeout(timeouts: Timeouts, read_seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None, sock_connect=timeouts.connect_seconds, sock_read=read_seconds
+    )

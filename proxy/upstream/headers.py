@@ -1,0 +1,179 @@
+"""Which headers cross the proxy, and how addresses in them change. Pure functions.
+
+Allow-lists in both directions: what is not named here does not pass. That alone drops cookies,
+``Alt-Svc``, HSTS, CORS headers, ``Forwarded`` and every hop-by-hop header.
+Source: RFC 9110 §7.6.1 (Connection), distribution-spec v1.1 (``Docker-*``, ``OCI-*``, ``Link``,
+``Location``, ``Range``, ``Warning``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from multidict import CIMultiDict
+
+from proxy.errors import BadRequest, BadUpstream
+
+_UP = frozenset(
+    {
+        "accept",
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "range",
+        "user-agent",
+    }
+)
+# A second line of these would let two readers see two requests.
+_UP_ONCE = frozenset({"authorization", "content-length", "content-range", "range"})
+
+_DOWN = frozenset(
+    {
+        "accept-ranges",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "date",
+        "etag",
+        "last-modified",
+        "link",
+        "location",
+        "range",
+        "retry-after",
+        "warning",
+        "www-authenticate",
+    }
+)
+_DOWN_PREFIXES = ("docker-", "oci-", "ratelimit-", "x-ratelimit-")
+# Source: distribution-spec v1.1, "Warnings": at most 4096 bytes in all.
+_WARNING_BYTES_LIMIT = 4096
+
+# Any control character but tab, and what could not be decoded as UTF-8 (surrogate escapes).
+_UNSENDABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_LINK_TARGET = re.compile(r"<([^>]*)>")
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+VIA = "1.1 cnai-proxy"
+
+
+def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The request headers that go upstream, every line of a repeated one kept in order.
+
+    Raises:
+        BadRequest: ``Connection`` names a header that must pass, a header that may stand once
+            stands twice, or a value no header may hold.
+    """
+    passed: CIMultiDict[str] = CIMultiDict()
+    dropped = _connection_tokens(headers)
+    if forbidden := sorted(dropped & _UP):
+        raise BadRequest(f"expected hop-by-hop names in Connection, found {forbidden[0]!r}")
+    for name, value in headers.items():
+        key = name.lower()
+        if key not in _UP:
+            continue
+        if _UNSENDABLE.search(value):
+            raise BadRequest(f"expected printable characters in the header {key!r}, found others")
+        if key in _UP_ONCE and key in passed:
+            raise BadRequest(f"expected the header {key!r} once, found it twice")
+        passed.add(name, value)
+    # Blobs are stored as they are; an encoded answer would change length and digest.
+    passed["Accept-Encoding"] = "identity"
+    passed["Via"] = VIA
+    return passed
+
+
+def for_client(headers: Mapping[str, str], *, base_url: str) -> CIMultiDict[str]:
+    """The upstream's response headers that reach the client.
+
+    ``Location`` and ``Link`` that point into the upstream become relative, the rest of them byte
+    for byte; other origins pass unchanged.
+
+    Raises:
+        BadUpstream: a value no header may hold.
+    """
+    passed: CIMultiDict[str] = CIMultiDict()
+    warnings = 0
+    dropped = _connection_tokens(headers)
+    for name, value in headers.items():
+        key = name.lower()
+        if key in dropped or not (key in _DOWN or key.startswith(_DOWN_PREFIXES)):
+            continue
+        if _UNSENDABLE.search(value):
+            raise BadUpstream(f"expected printable characters in the upstream's header {key!r}")
+        if key == "location":
+            value = relative_location(value, base_url=base_url)
+        elif key == "link":
+            value = _LINK_TARGET.sub(
+                lambda match: f"<{relative_location(match[1], base_url=base_url)}>", value
+            )
+        elif key == "warning":
+            warnings += len(value)
+            if warnings > _WARNING_BYTES_LIMIT:
+                continue
+        passed.add(name, value)
+    return passed
+
+
+def relative_location(location: str, *, base_url: str) -> str:
+    """``location`` without the upstream's origin and base path; path and query byte for byte.
+
+    A location elsewhere (direct-to-storage upload, another registry) comes back unchanged, and so
+    does a relative one unless it starts with the upstream's base path.
+    """
+    base = urlsplit(base_url)
+    if location.startswith("/") and not location.startswith("//"):
+        return _without_base(location, base.path)
+    origin = re.match(r"(https?)://([^/?#]*)", location, re.IGNORECASE)
+    if origin is None or not _same_host(origin[1], origin[2], base.scheme, base.netloc):
+        return location
+    rest = location[origin.end() :]
+    return _without_base(rest if rest.startswith("/") else f"/{rest}", base.path)
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an absolute http or https URL, for comparing origins.
+
+    Raises:
+        ValueError: not http or https, or no valid port.
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"expected an http or https URL, found the scheme {scheme!r}")
+    return scheme, parts.hostname.lower(), parts.port or _DEFAULT_PORTS[scheme]
+
+
+def _same_host(scheme: str, authority: str, base_scheme: str, base_authority: str) -> bool:
+    # A registry behind a TLS front often writes http:// for itself (distribution#970): the scheme
+    # may differ when neither side names a port.
+    if authority.lower() == base_authority.lower():
+        return True
+    try:
+        found = origin_of(f"{scheme}://{authority}")
+        base = origin_of(f"{base_scheme}://{base_authority}")
+    except ValueError:
+        return False
+    return found == base
+
+
+def _without_base(path: str, base_path: str) -> str:
+    base_path = base_path.rstrip("/")
+    if base_path and path.startswith(f"{base_path}/"):
+        return path[len(base_path) :]
+    return path
+
+
+def _connection_tokens(headers: Mapping[str, str]) -> frozenset[str]:
+    values: Iterable[str] = (
+        value for name, value in headers.items() if name.lower() == "connection"
+    )
+    return frozenset(token.strip().lower() for value in values for token in value.split(","))
