@@ -20,6 +20,7 @@ from aiohttp import http_parser
 from proxy import __version__, logs
 from proxy.app import embedded_registry, serving
 from proxy.demo import run_demo
+from proxy.errors import MalformedArtifact
 from proxy.settings import Settings, SettingsError, load
 
 logger = logging.getLogger("proxy")
@@ -56,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(_NO_UPSTREAM)
             return 2
         return asyncio.run(_until_stopped(_serve(settings, arguments.embedded)))
+    except MalformedArtifact as error:
+        _complain(f"cnai-proxy: --embedded: {error.message}")
+        return 2
     except OSError as error:
-        _complain(f"cnai-proxy: cannot start: {error.strerror or error}")
+        _complain(f"cnai-proxy: cannot start: {error}")
         return 1
 
 

@@ -58,9 +58,14 @@ async def embedded_registry(folder: Path) -> AsyncIterator[tuple[str, Layout]]:
     """A registry of our own over an OCI layout, on a free loopback port: its address and layout.
 
     The proxy talks HTTP to it as to any other upstream.
+
+    Raises:
+        MalformedArtifact: the folder holds other things than an OCI layout.
+        OSError: the folder cannot be used, or another process serves it.
     """
     async with AsyncExitStack() as stack:
         layout = await Layout.open(folder)
+        stack.push_async_callback(layout.aclose)
         listener = await stack.enter_async_context(
             listen(build_registry(layout), host="127.0.0.1", port=0, limits=ListenerLimits())
         )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Literal
 
 from proxy.redact import redact
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class _TextFormatter(logging.Formatter):
-    """``TIME LEVEL logger message key=value …`` on one line."""
+    """``TIME LEVEL logger message key=value …`` on one line, a traceback on those below."""
 
     converter = staticmethod(time.gmtime)
 
@@ -20,11 +23,16 @@ class _TextFormatter(logging.Formatter):
         super().__init__("%(asctime)sZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        return redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        line = super().formatMessage(record)
+        # A line break or a terminal's escape in a foreign name must not forge a second line.
+        line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line)
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line += "".join(f" {key}={_plain(value)}" for key, value in fields.items())
-        return redact(line)
+        return line
 
 
 class _JsonFormatter(logging.Formatter):
@@ -42,12 +50,12 @@ class _JsonFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             entry |= {
-                key: redact(value) if isinstance(value, str) else value
+                key: value if isinstance(value, int | float | None) else redact(str(value))
                 for key, value in fields.items()
             }
         if record.exc_info:
             entry["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(entry, ensure_ascii=True, default=str)
+        return json.dumps(entry, ensure_ascii=True)
 
 
 def configure(*, style: Literal["text", "json"], level: str) -> None:

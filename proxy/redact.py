@@ -1,7 +1,8 @@
 """Takes credentials out of text that a person may read: log lines, error messages.
 
 The last line of defence: code does not put secrets into messages in the first place, but libraries
-do (aiohttp logs the start of an over-long header).
+do (aiohttp logs the start of an over-long header). Every pattern takes linear time: the text may
+be a stranger's.
 """
 
 from __future__ import annotations
@@ -10,21 +11,40 @@ import re
 
 MASK = "***"
 
+# Words that also mean something harmless count only in a query, behind "?" or "&".
+_SECRET_KEYS = (
+    r"(?:access_|refresh_|id_)?token|sig|signature|password|x-amz-(?:signature|credential|security-"
+    r"token)|x-goog-(?:signature|credential)|awsaccesskeyid"
+)
 _QUERY_KEYS = (
-    r"token|access_token|refresh_token|sig|signature|x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|"
-    r"_state|state|password|code|se|sv|sp|skoid|key|policy|key-pair-id|verify"
+    rf"{_SECRET_KEYS}|x-amz-[a-z-]+|x-goog-[a-z-]+|_state|state|code|se|sv|sp|skoid|key|policy|"
+    r"key-pair-id|verify"
+)
+# A parameter of a challenge, which is no secret, or one plain word: "basic authentication".
+_NO_CREDENTIAL = (
+    r"(?:realm|service|scope|charset|error|error_description)\s*=|[a-z]{1,16}[.,;:!?)]*(?:\s|$)"
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?i)(\b(?:bearer|basic)[ :]+)[^\s'\",]+"), rf"\1{MASK}"),
+    # A header as text, as JSON, in a repr: up to the closing quote, without one to the line's end.
     (
         re.compile(
-            r"(?i)(\b(?:proxy-)?authorization|x-registry-auth|(?:set-)?cookie)"
-            r"(['\"]?\s*[:=,]\s*b?['\"]?)[^\r\n'\"]+"
+            r"((?i:authorization|x-registry-auth|cookie)(?:['\"]?\s*[:=]|['\"]\s*,)\s*)"
+            r"""(?:b?'(?:[^'\\\r\n]|\\.)*'?|b?"(?:[^"\\\r\n]|\\.)*"?|[^\r\n]+)"""
         ),
-        rf"\1\2{MASK}",
+        rf"\1{MASK}",
     ),
-    (re.compile(rf"(?i)([?&](?:{_QUERY_KEYS})=)[^&\s'\"]*"), rf"\1{MASK}"),
-    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^/\s@'\"]+@"), rf"\1{MASK}@"),
+    # In quotes it is a header's value, whatever it looks like.
+    (
+        re.compile(rf"(['\"](?i:bearer|basic)[ :]+)(?!(?i:{_NO_CREDENTIAL}))[^\s'\",]+"),
+        rf"\1{MASK}",
+    ),
+    (re.compile(rf"(\b(?i:bearer|basic)[ :]+)(?!{_NO_CREDENTIAL})[^\s'\",]+"), rf"\1{MASK}"),
+    (re.compile(rf"((?i:[?&](?:{_QUERY_KEYS})|\b(?:{_SECRET_KEYS}))=)[^&\s'\"]+"), rf"\1{MASK}"),
+    (
+        re.compile(r"(['\"](?i:(?:access_|refresh_|id_)?token|password)['\"]\s*:\s*['\"])[^'\"]+"),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(\b(?i:[a-z][a-z0-9+.-]{0,19})://)[^/?#\s'\"]{1,4096}@"), rf"\1{MASK}@"),
     (re.compile(r"\bhf_[A-Za-z0-9_-]+"), f"hf_{MASK}"),
 )
 

@@ -34,8 +34,8 @@ class CnaiApi:
     def routes(self) -> list[web.RouteDef]:
         """One catch-all for reading: names hold slashes, so the path is parsed here."""
         return [
-            web.get("/cnai/{rest:.*}", self.handle, allow_head=False),
-            web.head("/cnai/{rest:.*}", self.handle),
+            web.get("/cnai/{rest:(?s:.*)}", self.handle, allow_head=False),
+            web.head("/cnai/{rest:(?s:.*)}", self.handle),
         ]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

@@ -25,7 +25,8 @@ class RegistryApi:
         """One catch-all: the grammar is ``oci.endpoint``'s, on the raw path."""
         return [
             web.route("*", "/v2", self.handle),
-            web.route("*", "/v2/{rest:.*}", self.handle),
+            # (?s): aiohttp matches the decoded path, and %0a is for our grammar to refuse.
+            web.route("*", "/v2/{rest:(?s:.*)}", self.handle),
         ]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,11 @@ import re
 from dataclasses import dataclass
 
 _SINGLE = re.compile(
-    r"bytes=\s*(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})?|-(?P<suffix>\d{1,19}))\s*"
+    r"bytes=\s*(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})?|-(?P<suffix>\d{1,19}))\s*",
+    re.ASCII | re.IGNORECASE,
+)
+_CONTENT_RANGE = re.compile(
+    r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
@@ -96,7 +100,7 @@ def decide(
 
 def parse_content_range(value: str) -> tuple[ByteRange, int | None] | None:
     """``bytes a-b/size`` as range and size (None for ``*``); None when it is anything else."""
-    match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", value.strip())
+    match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
         return None
     found = ByteRange(int(match[1]), int(match[2]))

@@ -92,7 +92,7 @@ def parse_token(body: bytes) -> Token:
     """
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadUpstream("expected a JSON object from the token service, found none") from error
     if not isinstance(answer, dict):
         raise BadUpstream("expected a JSON object from the token service, found another value")

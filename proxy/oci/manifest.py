@@ -9,6 +9,7 @@ Source: image-spec v1.1, manifest.md, image-index.md, descriptor.md; CVE-2021-41
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,17 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 ACCEPT_MANIFESTS = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}, */*;q=0.1"
 
 _SIZE_LIMIT = 1 << 63
-_DEPTH = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive, so that a string of megabytes costs no memory for ways back.
+_STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+# Go's decoder, the one in most clients, takes keys whatever their case.
+_KEYS = (
+    *("mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject"),
+    *("annotations", "digest", "size"),
+)
+_KEYS_BY_FOLDED = {key.casefold(): key for key in _KEYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +82,17 @@ def load_json(body: bytes, *, what: str) -> object:
     """Hostile JSON as Python values.
 
     Raises:
-        MalformedArtifact: no JSON, duplicate keys, NaN or Infinity, nested deeper than 64.
+        MalformedArtifact: no JSON in UTF-8, duplicate keys, NaN or Infinity, nested deeper than 64.
     """
-    if _depth(body) > JSON_DEPTH_LIMIT:
+    if _is_deeper(body, JSON_DEPTH_LIMIT):
         raise MalformedArtifact(f"expected {what} nested at most {JSON_DEPTH_LIMIT} deep")
     try:
-        return json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(
+            body.decode("utf-8"),  # from bytes, UTF-16 would be guessed, which no client reads
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise MalformedArtifact(f"expected {what} to be plain JSON: {error}") from error
 
@@ -96,6 +112,7 @@ def decode(body: bytes) -> Manifest | Index:
     document = load_json(body, what="the manifest")
     if not isinstance(document, dict):
         raise MalformedArtifact("expected the manifest to be a JSON object")
+    _refuse_lookalikes(document, "$")
     media_type = _optional_text(document, "mediaType", "$")
     is_index = "manifests" in document
     if is_index and ("layers" in document or "config" in document or "blobs" in document):
@@ -109,7 +126,8 @@ def decode(body: bytes) -> Manifest | Index:
             raise MalformedArtifact(f"ambiguous: $.mediaType is {media_type[:100]!r}")
     artifact_type = _optional_text(document, "artifactType", "$")
     annotations = _annotations(document, "$")
-    subject = _descriptor(document["subject"], "$.subject") if document.get("subject") else None
+    subject = document.get("subject")
+    subject = None if subject is None else _descriptor(subject, "$.subject")
     if is_index:
         children = _descriptors(document["manifests"], "$.manifests")
         return Index(media_type, artifact_type, children, annotations, subject)
@@ -140,6 +158,7 @@ def _descriptors(value: object, place: str) -> tuple[Descriptor, ...]:
 def _descriptor(value: object, place: str) -> Descriptor:
     if not isinstance(value, dict):
         raise MalformedArtifact(f"expected an object at {place}")
+    _refuse_lookalikes(value, place)
     digest, size = value.get("digest"), value.get("size")
     if not isinstance(digest, str):
         raise MalformedArtifact(f"expected a digest at {place}.digest")
@@ -177,18 +196,24 @@ def _optional_text(parent: dict[str, object], key: str, place: str) -> str | Non
     raise MalformedArtifact(f"expected text at {place}.{key}")
 
 
-def _depth(body: bytes) -> int:
-    deepest = depth = 0
-    for token in _DEPTH.finditer(body):
-        mark = token[0]
-        if mark in (b"{", b"["):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > JSON_DEPTH_LIMIT:
-                return deepest
-        elif mark in (b"}", b"]"):
-            depth -= 1
-    return deepest
+def _refuse_lookalikes(parent: dict[str, object], place: str) -> None:
+    for key in parent:
+        meant = _KEYS_BY_FOLDED.get(key.casefold(), key)
+        if meant != key:
+            raise MalformedArtifact(
+                f"ambiguous: expected the key {meant!r} at {place}, found {key[:100]!r}"
+            )
+
+
+def _is_deeper(body: bytes, limit: int) -> bool:
+    """Whether brackets nest deeper: every round takes the innermost pairs away.
+
+    What is left of unbalanced ones is no JSON, and the decoder says so.
+    """
+    brackets = _STRING.sub(b"", body).translate(_AS_BRACKETS, _NO_BRACKETS)
+    for _ in range(limit):
+        brackets = brackets.replace(b"[]", b"")
+    return b"[]" in brackets
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -198,6 +223,13 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise ValueError(f"the key {key[:100]!r} stands twice in one object")
         found[key] = value
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond every number of JSON")
+    return value
 
 
 def _no_constant(text: str) -> object:

@@ -9,6 +9,7 @@ Source: distribution-spec v1.1; RFC 9110 §9.2.2 (retries), §15.4 (redirects).
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -292,7 +293,8 @@ def translate(error: Exception) -> ProxyError:
         case aiohttp.ClientConnectorDNSError():
             return UpstreamUnreachable("the upstream's host name does not resolve")
         case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or "connection failed"
+            # The error's own text names addresses; its number is enough.
+            reason = os.strerror(error.os_error.errno) if error.os_error.errno else "failed"
             return UpstreamUnreachable(f"no connection to the upstream: {reason}")
         case aiohttp.ConnectionTimeoutError():
             return UpstreamUnreachable("no connection to the upstream within the connect timeout")

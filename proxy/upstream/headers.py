@@ -60,6 +60,9 @@ _WARNING_BYTES_LIMIT = 4096
 _UNSENDABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _LINK_TARGET = re.compile(r"<([^>]*)>")
 
+# How a path must not begin: browsers and HTTP clients read a host there.
+_OTHER_HOST = ("//", "/\\")
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 VIA = "1.1 cnai-proxy"
@@ -116,7 +119,7 @@ def for_client(headers: Mapping[str, str], *, base_url: str) -> CIMultiDict[str]
                 lambda match: f"<{relative_location(match[1], base_url=base_url)}>", value
             )
         elif key == "warning":
-            warnings += len(value)
+            warnings += len(value.encode("utf-8"))
             if warnings > _WARNING_BYTES_LIMIT:
                 continue
         passed.add(name, value)
@@ -127,34 +130,40 @@ def relative_location(location: str, *, base_url: str) -> str:
     """``location`` without the upstream's origin and base path; path and query byte for byte.
 
     A location elsewhere (direct-to-storage upload, another registry) comes back unchanged, and so
-    does a relative one unless it starts with the upstream's base path.
+    does a relative one unless it starts with the upstream's base path. What would become ``//host``
+    comes back unchanged too: to a client that is another origin.
     """
     base = urlsplit(base_url)
-    if location.startswith("/") and not location.startswith("//"):
-        return _without_base(location, base.path)
+    if location.startswith("/"):
+        relative = _without_base(location, base.path)
+        return location if relative.startswith(_OTHER_HOST) else relative
     origin = re.match(r"(https?)://([^/?#]*)", location, re.IGNORECASE)
     if origin is None or not _same_host(origin[1], origin[2], base.scheme, base.netloc):
         return location
     rest = location[origin.end() :]
-    return _without_base(rest if rest.startswith("/") else f"/{rest}", base.path)
+    relative = _without_base(rest if rest.startswith("/") else f"/{rest}", base.path)
+    return location if relative.startswith(_OTHER_HOST) else relative
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of an absolute http or https URL, for comparing origins.
 
     Raises:
-        ValueError: not http or https, or no valid port.
+        ValueError: not http or https, no host, or no valid port.
     """
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise ValueError(f"expected an http or https URL, found the scheme {scheme!r}")
-    return scheme, parts.hostname.lower(), parts.port or _DEFAULT_PORTS[scheme]
+    port = parts.port if parts.port is not None else _DEFAULT_PORTS[scheme]
+    if port == 0:
+        raise ValueError("expected a port from 1 to 65535, found 0")
+    return scheme, parts.hostname.lower(), port
 
 
 def _same_host(scheme: str, authority: str, base_scheme: str, base_authority: str) -> bool:
     # A registry behind a TLS front often writes http:// for itself (distribution#970): the scheme
-    # may differ when neither side names a port.
+    # may differ when both write the same host and port, or the same host and none.
     if authority.lower() == base_authority.lower():
         return True
     try:

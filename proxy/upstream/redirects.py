@@ -37,7 +37,7 @@ class AddressNotAllowed(OSError):
 class RedirectGuard:
     """Decides on redirect targets for one upstream.
 
-    ``allowed_hosts`` are the operator's own: ``host`` or ``host:port``, lower case; such a target
+    ``allowed_hosts`` are the operator's own: ``host`` or ``host:port``, ``[v6]``; such a target
     may be private and use any port (with a port written, only that one).
     """
 
@@ -83,10 +83,11 @@ class RedirectGuard:
     def trusts(self, url: str) -> bool:
         """Whether ``url`` is the upstream's own origin or one the operator named."""
         origin = origin_of(url)
-        _, host, port = origin
         if origin == self._origin:
             return True
-        return host in self._allowed or f"{host}:{port}" in self._allowed
+        _, host, port = origin
+        written = f"[{host}]" if ":" in host else host
+        return written in self._allowed or f"{written}:{port}" in self._allowed
 
     def is_own_origin(self, url: str) -> bool:
         """Whether ``url`` is the upstream itself: the only place its credentials may go."""
@@ -128,6 +129,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip.is_site_local:  # withdrawn by RFC 3879, still private where it is in use
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

@@ -1,0 +1,1 @@
+"""Containers and weights, without I/O: bytes in, frozen records out."""
