@@ -332,6 +332,9 @@ class FaultyUpstream:
         if length == "chunked":
             writer.write(b"0\r\n\r\n")
             await writer.drain()
+        if fault.answer_early:
+            # As Go's server does: the answer is to be read before the reset can overtake it.
+            await asyncio.sleep(0.5)
         return not fault.answer_early
 
 

@@ -101,7 +101,8 @@ class RequestScope:
             return _cut(request)
         response = error_response(error)
         response.headers["X-Request-Id"] = scope.request_id
-        if not request.content.is_eof():
+        if isinstance(error, BadRequest) or not request.content.is_eof():
+            # Where framing was in doubt, or a body is still coming, nothing more is read.
             response.force_close()
         return response
 
