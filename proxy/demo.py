@@ -43,7 +43,7 @@ Open a model without pulling it:
 Use the proxy as the registry it stands before:
   skopeo inspect --raw --tls-verify=false docker://{registry}/{first}
   skopeo copy --src-tls-verify=false docker://{registry}/{first} dir:tiny-llama
-  oras pull --plain-http {registry}/{first} -o tiny-llama
+  oras copy --from-plain-http {registry}/{first} --to-oci-layout tiny-llama:v1
 
 Ctrl-C ends the demo; nothing is kept.
 """

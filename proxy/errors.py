@@ -36,7 +36,7 @@ class ProxyError(Exception):
     def to_oci_json(self) -> bytes:
         """The body of the distribution-spec: ``{"errors":[{"code","message","detail"}]}``."""
         entry = {"code": self.code, "message": self.message, "detail": self.detail}
-        return json.dumps({"errors": [entry]}, ensure_ascii=True).encode("ascii")
+        return json.dumps({"errors": [entry]}, separators=(",", ":")).encode("ascii")
 
 
 class BadRequest(ProxyError):
