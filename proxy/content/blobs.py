@@ -1,7 +1,8 @@
 """Blobs for the proxy's own routes: a part or the whole, streamed as the caller.
 
 A part is cut out here when the upstream answers a Range with the whole, and checked against the
-range asked for when it answers with a part.
+range asked for when it answers with a part. A blob of another length than its descriptor says is
+the artifact's fault: a registry stores descriptors without comparing them.
 Source: RFC 9110 §14.4, §15.3.7; distribution#4667 for 200 answers to a Range.
 """
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.errors import BadUpstream, BlobUnknown
+from proxy.errors import BadUpstream, BlobUnknown, MalformedArtifact
 from proxy.oci.byterange import ByteRange, parse_content_range
-from proxy.oci.digest import Digest
+from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
 from proxy.upstream.auth import AuthorizedReader, Caller
 from proxy.upstream.client import UpstreamResponse
@@ -28,7 +29,7 @@ class Blobs:
     async def open(
         self,
         repository: RepositoryName,
-        digest: Digest,
+        descriptor: Descriptor,
         *,
         byte_range: ByteRange,
         caller: Caller,
@@ -37,42 +38,67 @@ class Blobs:
 
         Raises:
             BlobUnknown: the upstream has no such blob in ``repository``.
+            MalformedArtifact: the blob is longer or shorter than ``descriptor`` says.
             BadUpstream: another part than asked for, or fewer bytes.
             ProxyError: what ``AuthorizedReader.open`` raises.
         """
         async with self._reader.open(
             "GET",
             repository,
-            f"blobs/{digest}",
+            f"blobs/{descriptor.digest}",
             caller=caller,
             headers={"Range": byte_range.to_header(), "Accept": "*/*"},
         ) as answer:
-            yield _cut(answer, byte_range, _leading(answer, byte_range, digest))
+            yield _cut(answer, byte_range, _leading(answer, byte_range, descriptor))
 
     async def read(
-        self, repository: RepositoryName, digest: Digest, *, byte_range: ByteRange, caller: Caller
+        self,
+        repository: RepositoryName,
+        descriptor: Descriptor,
+        *,
+        byte_range: ByteRange,
+        caller: Caller,
     ) -> bytes:
         """The bytes of ``byte_range`` in memory: for headers and small files only."""
-        async with self.open(repository, digest, byte_range=byte_range, caller=caller) as chunks:
+        async with self.open(
+            repository, descriptor, byte_range=byte_range, caller=caller
+        ) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
 
-def _leading(answer: UpstreamResponse, wanted: ByteRange, digest: Digest) -> int:
+def _leading(answer: UpstreamResponse, wanted: ByteRange, descriptor: Descriptor) -> int:
     """How many bytes of the answer come before the wanted ones."""
     match answer.status:
         case 200:
+            _check_size(descriptor, answer.content_length)
             return wanted.first
         case 206:
             found = parse_content_range(answer.headers.get("Content-Range", ""))
-            if found is None or found[0] != wanted:
+            part, total = found or (None, None)
+            # A registry answers with what there is of a range that leads beyond the end.
+            if total and part == ByteRange(wanted.first, min(wanted.last, total - 1)):
+                _check_size(descriptor, total)
+            if part != wanted:
                 raise BadUpstream(f"expected {wanted.to_header()}, found another part")
             return 0
         case 404:
-            raise BlobUnknown(f"the upstream has no blob {digest} in this repository")
+            raise BlobUnknown(f"the upstream has no blob {descriptor.digest} in this repository")
         case 416:
-            raise BadUpstream(f"the upstream's blob {digest} is shorter than its descriptor says")
+            raise MalformedArtifact(
+                f"expected a blob of {descriptor.size} bytes as its descriptor says, found a "
+                f"shorter one: {descriptor.digest}"
+            )
         case status:
             raise BadUpstream(f"expected a blob, found status {status}")
+
+
+def _check_size(descriptor: Descriptor, size: int | None) -> None:
+    """Refuse a blob whose whole ``size``, where the upstream tells it, is not the descriptor's."""
+    if size is not None and size != descriptor.size:
+        raise MalformedArtifact(
+            f"expected a blob of {descriptor.size} bytes as its descriptor says, found {size} "
+            f"bytes: {descriptor.digest}"
+        )
 
 
 async def _cut(answer: UpstreamResponse, wanted: ByteRange, skip: int) -> AsyncIterator[bytes]:

@@ -82,7 +82,7 @@ class ModelFile:
         """The bytes of ``byte_range`` of the file; see ``Blobs.open``."""
         return self._blobs.open(
             self._model.reference.repository,
-            self.entry.layer.descriptor.digest,
+            self.entry.layer.descriptor,
             byte_range=byte_range.shifted(self._offset),
             caller=self._model.caller,
         )
@@ -120,7 +120,8 @@ class Models:
 
     async def files(self, reference: Reference, *, caller: Caller) -> FileTree:
         """All files of the model; a layer that cannot be read is one entry that says why."""
-        return await self._tree(await self._model(reference, caller))
+        tree, _ = await self._tree(await self._model(reference, caller))
+        return tree
 
     async def find(
         self, reference: Reference, path: str, *, caller: Caller
@@ -130,22 +131,26 @@ class Models:
         Raises:
             BlobUnknown: nothing there; the detail names what there is.
             PackingUnsupported: a file that this version cannot open.
+            ProxyError: why a layer cannot be read that is the file, or might hold it.
         """
         model = await self._model(reference, caller)
         entry = await self._find_in_layers(model, path)
         if entry is not None:
             return self._openable(model, entry)
-        tree = await self._tree(model)
+        tree, failures = await self._tree(model)
         found = tree.lookup(path)
         if isinstance(found, FileEntry):
-            return self._openable(model, found)
-        if found is None:
-            paths = [entry.path for entry in tree.entries[:PATHS_SHOWN]]
-            raise BlobUnknown(
-                f"{reference} has no file {path[:300]!r}",
-                detail={"files": paths, "count": len(tree.entries)},
-            )
-        return found
+            return self._openable(model, found, failure=failures.get(found.layer_index))
+        if found is not None:
+            return found
+        for number, failure in failures.items():
+            if may_hold(model.artifact.layers[number], path):
+                raise failure
+        paths = [entry.path for entry in tree.entries[:PATHS_SHOWN]]
+        raise BlobUnknown(
+            f"{reference} has no file {path[:300]!r}",
+            detail={"files": paths, "count": len(tree.entries)},
+        )
 
     async def addition(self, reference: Reference, name: str, *, caller: Caller) -> ModelFile:
         """The file that is the model's ``name``: readme or license.
@@ -155,14 +160,14 @@ class Models:
             SizeInvalid: larger than the addition's byte cap.
         """
         model = await self._model(reference, caller)
-        tree = await self._tree(model, documents_only=True)
+        tree, failures = await self._tree(model, documents_only=True)
         entry = choose(tree.entries, name)
         if entry is None:
             raise BlobUnknown(
                 f"{reference} has no {name}",
                 detail={"files": [found.path for found in tree.entries[:PATHS_SHOWN]]},
             )
-        found = self._openable(model, entry)
+        found = self._openable(model, entry, failure=failures.get(entry.layer_index))
         limit = ADDITIONS[name].bytes_limit
         if found.size > limit:
             raise SizeInvalid(
@@ -201,19 +206,21 @@ class Models:
         try:
             body = await self._blobs.read(
                 model.reference.repository,
-                descriptor.digest,
+                descriptor,
                 byte_range=ByteRange(0, descriptor.size - 1),
                 caller=model.caller,
             )
-        except BlobUnknown as error:
+        except (MalformedArtifact, BlobUnknown) as error:
             return None, f"config: {error.message}"
         if Digest.of(body, descriptor.digest.algorithm) != descriptor.digest:
             raise BadUpstream("the upstream's config is not the content of its digest")
         return read_config(body)
 
     async def _find_in_layers(self, model: Model, path: str) -> FileEntry | None:
-        """The file at ``path`` at the least cost: later layers first, no header too many."""
-        failure: ProxyError | None = None
+        """The file at ``path`` at the least cost: later layers first, no header too many.
+
+        A layer that cannot be read is passed over; ``_tree`` tells why.
+        """
         for number, layer in reversed(list(enumerate(model.artifact.layers))):
             if not may_hold(layer, path):
                 continue
@@ -224,19 +231,19 @@ class Models:
                 continue
             try:
                 members, match = await self._walk(model, layer, EarlyMatch(layer, path))
-            except (MalformedArtifact, BlobUnknown) as error:
-                failure = error
+            except (MalformedArtifact, BlobUnknown):
                 continue
             if match is not None:
                 return _entry_of_member(layer, number, path, match)
             for entry in place_members(layer, members, layer_index=number):
                 if entry.path == path:
                     return entry
-        if failure is not None:
-            raise failure
         return None
 
-    async def _tree(self, model: Model, *, documents_only: bool = False) -> FileTree:
+    async def _tree(
+        self, model: Model, *, documents_only: bool = False
+    ) -> tuple[FileTree, dict[int, ProxyError]]:
+        """All files, and by layer number why a layer cannot be read."""
         gate = asyncio.Semaphore(LAYERS_AT_ONCE)
         layers = list(enumerate(model.artifact.layers))
         walked = [
@@ -245,39 +252,30 @@ class Models:
             if layer.packing == TAR and not (documents_only and _holds_one_weight(layer))
         ][:LAYERS_WALKED_LIMIT]
         placed: dict[int, tuple[FileEntry, ...]] = {}
+        failures: dict[int, ProxyError] = {}
 
         async def walk(number: int, layer: ModelLayer) -> None:
             async with gate:
-                placed[number] = await self._entries_of_tar(model, layer, number)
+                try:
+                    members, _ = await self._walk(model, layer, None)
+                except (MalformedArtifact, BlobUnknown) as error:
+                    failures[number] = error
+                    placed[number] = (_broken_entry(layer, number, error.message),)
+                else:
+                    placed[number] = place_members(layer, members, layer_index=number)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for number in walked:
                     group.create_task(walk(number, model.artifact.layers[number]))
-        except* ProxyError as failures:
-            raise _first_failure(failures) from None
+        except* ProxyError as raised:
+            raise _first_failure(raised) from None
         entries = [
             entry
             for number, layer in layers
-            for entry in placed.get(number) or (entry_of_layer(layer, layer_index=number),)
+            for entry in placed.get(number, (entry_of_layer(layer, layer_index=number),))
         ]
-        return build_tree(entries)
-
-    async def _entries_of_tar(
-        self, model: Model, layer: ModelLayer, number: int
-    ) -> tuple[FileEntry, ...]:
-        try:
-            members, _ = await self._walk(model, layer, None)
-        except (MalformedArtifact, BlobUnknown) as error:
-            broken = entry_of_layer(layer, layer_index=number)
-            return (
-                replace(
-                    broken,
-                    unsupported=error.message,
-                    warnings=bounded((*broken.warnings, error.message)),
-                ),
-            )
-        return place_members(layer, members, layer_index=number)
+        return build_tree(entries), failures
 
     async def _walk(
         self, model: Model, layer: ModelLayer, wanted: EarlyMatch | None
@@ -298,7 +296,7 @@ class Models:
             part = ByteRange(reader.position, min(reader.position + window, size) - 1)
             chunk = await self._blobs.read(
                 model.reference.repository,
-                layer.descriptor.digest,
+                layer.descriptor,
                 byte_range=part,
                 caller=model.caller,
             )
@@ -312,7 +310,11 @@ class Models:
             f"expected an archive whose headers take at most {REQUESTS_PER_LAYER_LIMIT} reads"
         )
 
-    def _openable(self, model: Model, entry: FileEntry) -> ModelFile:
+    def _openable(
+        self, model: Model, entry: FileEntry, *, failure: ProxyError | None = None
+    ) -> ModelFile:
+        if failure is not None:
+            raise failure
         if entry.unsupported is not None or entry.offset is None or entry.size is None:
             raise PackingUnsupported(
                 f"{entry.path[:300]!r} cannot be opened: {entry.unsupported or 'no content'}",
@@ -334,6 +336,11 @@ def _entry_of_member(layer: ModelLayer, number: int, path: str, member: Member) 
         offset=member.offset,
         file_class=classify(path, layer.layer_class),
     )
+
+
+def _broken_entry(layer: ModelLayer, number: int, reason: str) -> FileEntry:
+    entry = entry_of_layer(layer, layer_index=number)
+    return replace(entry, unsupported=reason, warnings=bounded((*entry.warnings, reason)))
 
 
 def _holds_one_weight(layer: ModelLayer) -> bool:

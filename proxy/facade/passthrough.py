@@ -56,7 +56,7 @@ class Passthrough:
             if not request.content.is_eof():
                 # Answered before the upload ended (row H5): the rest is not wanted.
                 headers["Connection"] = "close"
-            if answer.status == 416:
+            if answer.status == 416 and isinstance(call, endpoint.Blob):
                 return self._unsatisfiable(answer, headers)
             return await stream_response(
                 request,
@@ -71,9 +71,6 @@ class Passthrough:
         """Our own 416: docker-registry 2.8 declares the blob's length and sends another (H7)."""
         answer.discard()
         kept = ("Content-Range", "Accept-Ranges", "Docker-Content-Digest", "ETag")
-        size = answer.headers.get("Content-Length", "")
-        if "Content-Range" not in headers and size.isdigit():
-            headers["Content-Range"] = f"bytes */{size}"
         return web.Response(
             status=416, headers={name: headers[name] for name in kept if name in headers}
         )

@@ -521,7 +521,10 @@ async def test_B2_urls_of_foreign_layers_are_never_asked(
 async def test_large_manifest_passes(proxy: Client, upstream: FaultyUpstream) -> None:
     body = b'{"annotations":{"x":"' + b"y" * (5 * 1024 * 1024) + b'"}}'
     pushed = await proxy.send(
-        "PUT", "/v2/a/manifests/big", headers=[("Content-Type", OCI_MANIFEST)], body=io.BytesIO(body)
+        "PUT",
+        "/v2/a/manifests/big",
+        headers=[("Content-Type", OCI_MANIFEST)],
+        body=io.BytesIO(body),
     )
     assert pushed.status == 201
     pulled = await proxy.get("/v2/a/manifests/big")

@@ -173,6 +173,7 @@ async def test_K8_upload_status_cancel_and_out_of_order(
         "PATCH", location, headers=[("Content-Range", "50-59")], body=io.BytesIO(b"x" * 10)
     )
     assert wrong.status == 416
+    assert (wrong.headers["Location"], wrong.headers["Range"]) == (location, "0-0")
     await proxy.send("PATCH", location, body=io.BytesIO(b"x" * 10))
     status = await proxy.get(location)
     assert (status.status, status.headers["Range"], status.body) == (204, "0-9", b"")

@@ -1,0 +1,1 @@
+"""Real clients before the proxy before a real registry."""

@@ -1,0 +1,1 @@
+"""Real registries, engines and clients for the tests: found, started, stopped, read."""

@@ -1,0 +1,1 @@
+"""The distribution-spec, asked of each upstream with and without the proxy."""
