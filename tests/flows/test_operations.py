@@ -242,7 +242,9 @@ async def test_request_id_of_an_error_is_in_the_log(
 ) -> None:
     caplog.set_level("INFO", logger="proxy.access")
     answer = await proxy.get("/v2/A%20/x")
-    assert answer.headers["X-Request-Id"] in {record.__dict__["fields"]["id"] for record in caplog.records}
+    assert answer.headers["X-Request-Id"] in {
+        record.__dict__["fields"]["id"] for record in caplog.records
+    }
 
 
 async def test_B5_no_secret_in_log_metrics_or_answers(upstream: FaultyUpstream) -> None:
