@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from proxy.errors import ProxyError
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -17,7 +19,8 @@ _running: set[asyncio.Task[Any]] = set()
 def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     """Start a task that asyncio cannot collect while it runs; the caller owns and ends it.
 
-    A failure nobody awaits is logged once, when the task ends.
+    A failure that has no name of ours is logged once, when the task ends; a ``ProxyError`` is an
+    answer on its way to whoever awaits the task.
     """
     task = asyncio.get_running_loop().create_task(coroutine, name=name)
     _running.add(task)
@@ -27,5 +30,6 @@ def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
 
 def _ended(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, ProxyError):
         logger.error("background task failed task=%s error=%r", task.get_name(), error)

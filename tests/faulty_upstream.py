@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -65,7 +65,10 @@ class Seen:
 
 
 class FaultyUpstream:
-    """Start it with ``running``; ``tokens`` (exact Authorization values) makes it ask for one."""
+    """Start it with ``running``; ``tokens`` (exact Authorization values) makes it ask for one.
+
+    ``token_service`` answers ``/token`` with a status and a body.
+    """
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
@@ -74,6 +77,7 @@ class FaultyUpstream:
         self.log: list[Seen] = []
         self.tokens: set[str] | None = None
         self.challenge: str | None = None
+        self.token_service: Callable[[Seen], tuple[int, bytes]] | None = None
         self.open = 0
         self.sent = 0
         self.unfinished_bodies = 0
@@ -175,6 +179,9 @@ class FaultyUpstream:
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         path, _, query = seen.target.partition("?")
         path = unquote(path)
+        if path == "/token" and self.token_service is not None:
+            status, body = self.token_service(seen)
+            return status, [("Content-Type", "application/json")], body
         if self.tokens is not None and seen.get("Authorization") not in self.tokens:
             challenge = self.challenge or 'Basic realm="registry"'
             error = b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}'

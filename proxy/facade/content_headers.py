@@ -27,7 +27,7 @@ _TEXTS = frozenset(
     }
 )
 _TEXT_NAMES = re.compile(
-    r"(readme|licen[sc]e|copying|notice|modelfile|kitfile|\.gitattributes)([._-][^/]*)?",
+    r"(readme|licen[sc]e|copying|notice|modelfile|kitfile|\.gitattributes)([_-][^.]*)?",
     re.IGNORECASE,
 )
 # Also the characters that reorder text: a name must read as what it is.
@@ -37,7 +37,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u
 def content_type(path: str) -> str:
     """The media type a file is sent with: text, a picture, or bytes to be saved."""
     name = path.rpartition("/")[2]
-    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    stem, _, last = name.rpartition(".")
+    extension = last.lower() if stem else ""  # a leading dot hides a file, it types none
     if extension in _PICTURES:
         return _PICTURES[extension]
     if extension in _TEXTS or (not extension and _TEXT_NAMES.fullmatch(name)):

@@ -185,6 +185,9 @@ def _file_json(entry: FileEntry) -> dict[str, object]:
         # Bytes that were no UTF-8 would not survive as JSON.
         written = entry.raw_path.encode("utf-8", "surrogatepass")
         document["rawPath"] = written.decode("utf-8", "replace")
+    reasons = (entry.unsupported,) if entry.unsupported else ()
+    if warnings := list(dict.fromkeys((*entry.warnings, *reasons))):
+        document["warnings"] = warnings
     return document
 
 

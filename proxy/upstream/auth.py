@@ -100,17 +100,22 @@ class RealmGuard:
 
 
 class AuthorizedReader:
-    """GET and HEAD below ``/v2/<repository>/`` as the caller, token exchange included."""
+    """GET and HEAD below ``/v2/<repository>/`` as the caller, token exchange included.
+
+    ``token_seconds`` bounds one exchange.
+    """
 
     def __init__(
         self,
         upstream: Upstream,
         *,
         auth_hosts: Iterable[str] = (),
+        token_seconds: float = TOKEN_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._upstream = upstream
         self._realms = RealmGuard(upstream.base_url, auth_hosts=auth_hosts)
+        self._token_seconds = token_seconds
         self._tokens: TLRUCache[tuple[bytes, str], Token] = TLRUCache(
             TOKENS_LIMIT,
             ttu=lambda _key, token, now: now + token.seconds * _TOKEN_LIFE,
@@ -144,8 +149,7 @@ class AuthorizedReader:
             if answer.status == 401:
                 challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", ()))
                 await stack.aclose()
-                self._tokens.pop(key, None)
-                token = await self._token(repository, caller, challenges)
+                token = await self._token(repository, caller, challenges, refused=token)
                 if token is None:
                     raise Unauthorized(
                         f"the upstream wants a login for {repository}", headers=_CHALLENGE
@@ -174,11 +178,17 @@ class AuthorizedReader:
         )
 
     async def _token(
-        self, repository: RepositoryName, caller: Caller, challenges: list[Challenge]
+        self,
+        repository: RepositoryName,
+        caller: Caller,
+        challenges: list[Challenge],
+        *,
+        refused: Token | None,
     ) -> Token | None:
         """A token for reading ``repository``, None where the caller's credential buys none.
 
-        One exchange at a time per caller and repository; who waits shares its outcome.
+        One exchange at a time per caller and repository; who waits, or comes with the ``refused``
+        token of before it, shares its outcome.
         """
         if caller.authorization is not None and not caller.holds_basic:
             return None  # a Bearer token of the client's own: nothing to exchange
@@ -192,19 +202,21 @@ class AuthorizedReader:
                 "named in auth_hosts"
             )
         key = (caller.fingerprint, repository.text)
+        held = self._tokens.get(key)
+        if held is not None and held is not refused:
+            return held
+        self._tokens.pop(key, None)
         exchange = self._exchanges.get(key)
         if exchange is None:
             exchange = spawn(self._exchange(repository, caller, allowed[0]), name="token exchange")
             self._exchanges[key] = exchange
             exchange.add_done_callback(lambda _: self._exchanges.pop(key, None))
-        token = await asyncio.shield(exchange)
-        if token is not None:
-            self._tokens[key] = token
-        return token
+        return await asyncio.shield(exchange)
 
     async def _exchange(
         self, repository: RepositoryName, caller: Caller, challenge: Challenge
     ) -> Token | None:
+        """One exchange; a token it buys is held before anybody sees the exchange end."""
         # The scope is ours, whatever the challenge names: no wider credential is ever asked for.
         query = token_query(
             service=challenge.parameters.get("service"), scope=f"repository:{repository}:pull"
@@ -216,8 +228,8 @@ class AuthorizedReader:
             headers["Authorization"] = caller.authorization
         try:
             async with (
-                asyncio.timeout(TOKEN_SECONDS),
-                self._upstream.request("GET", url, headers, None) as answer,
+                asyncio.timeout(self._token_seconds),
+                self._upstream.request("GET", url, headers, trusted=True) as answer,
             ):
                 if answer.status in (400, 401, 403):
                     return None
@@ -230,7 +242,9 @@ class AuthorizedReader:
                 f"expected 200 and at most {TOKEN_ANSWER_LIMIT} bytes from the token service, "
                 f"found {answer.status}"
             )
-        return parse_token(body)
+        token = parse_token(body)
+        self._tokens[caller.fingerprint, repository.text] = token
+        return token
 
 
 def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:

@@ -205,7 +205,7 @@ class Upstream:
                 # From here on the narrowed set is used, also when a later hop leads back.
                 headers = {name: headers[name] for name in _CROSS_ORIGIN if name in headers}
             async with AsyncExitStack() as hop:
-                answer = await hop.enter_async_context(self.request(method, url, headers, None))
+                answer = await hop.enter_async_context(self.request(method, url, headers))
                 if answer.status not in _REDIRECTS:
                     if not self._guard.is_own_origin(url):
                         _check_stored(answer.status)
@@ -216,12 +216,23 @@ class Upstream:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: RequestBody | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: RequestBody | None = None,
+        *,
+        trusted: bool = False,
     ) -> AsyncIterator[UpstreamResponse]:
-        """One request to ``url``, redirects not followed; raises as ``open`` does."""
+        """One request to ``url``, redirects not followed; raises as ``open`` does.
+
+        A host that is neither the upstream nor named in ``redirect_hosts`` must have a public
+        address, unless the caller has its own reason to call it ``trusted``.
+        """
         started = time.monotonic()
+        session = self._session if trusted or self._guard.trusts(url) else self._public_session
         try:
-            response = await self._send(method, url, headers, body)
+            response = await self._send(session, method, url, headers, body)
         except ProxyError as error:
             self._metrics.upstream_failed(self.name, error.status)
             raise
@@ -234,9 +245,13 @@ class Upstream:
             response.close()
 
     async def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: RequestBody | None
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: RequestBody | None,
     ) -> aiohttp.ClientResponse:
-        session = self._session if self._guard.trusts(url) else self._public_session
         attempts = 2 if method in _REPEATABLE and body is None else 1
         while True:
             attempts -= 1

@@ -480,6 +480,7 @@ def test_tree_json_has_the_documented_shape() -> None:
         "exact": True,
         "sha256": entry.layer.descriptor.digest.hex,
         "rawPath": "../a/README.md",
+        "warnings": ["the path '../a/README.md' is unsafe, shown as 'a/README.md'"],
     }
     assert tree.to_json(flat=True) == [file]
     nested = [{"name": "a", "type": "directory", "size": None, "children": [file]}]
