@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -17,19 +17,43 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 ENVIRONMENT_PREFIX = "CNAI_PROXY_"
 
-_HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\]"
-_HOST_PORT = re.compile(rf"({_HOST})(:\d{{1,5}})?")
-_AUTH_HOST = re.compile(rf"(https?://)?({_HOST})(:\d{{1,5}})?")
+# By pydantic's type of error; "{…}" is its context. What is not here is worded where it is raised.
+_EXPECTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("int_parsing_size",), "expected a smaller number"),
+    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "expected a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "expected true or false"),
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than_equal": "expected at most {le:g}",
+    "string_type": "expected text, in quotes if it looks like a number",
+    "literal_error": "expected {expected}",
+    "path_type": "expected the path of a file",
+    "model_type": "expected keys and values below this key",
+    "tuple_type": "expected a list, one '- …' line for each entry",
+    "invalid_key": "expected a key that is text",
+}
+
+_HOST = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]"
+_HOST_PORT = re.compile(rf"({_HOST})(:[0-9]{{1,5}})?")
+_AUTH_HOST = re.compile(rf"(https?://)?({_HOST})(:[0-9]{{1,5}})?")
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
+# What Kubernetes puts into the environment when a Service is called "cnai-proxy": no settings.
+_KUBERNETES = re.compile(
+    r"(?s)(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)=.*"
+    r"|PORT=(tcp|udp|sctp)://.*"
+)
 
 
 class SettingsError(Exception):
@@ -41,51 +65,94 @@ class SettingsError(Exception):
 
 
 def _registry_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if "@" in value:
+        raise ValueError("expected no credentials in the address; clients send their own")
+    match = re.fullmatch(r"https?://(?P<authority>[^/?#]*)(?P<rest>.*)", value, re.DOTALL)
+    if match is None or not _is_host_port(match["authority"]):
         raise ValueError("expected http://HOST[:PORT][/PATH] or https://…")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("expected no credentials in the address")
-    if parts.query or parts.fragment or not _BASE_PATH.fullmatch(parts.path):
+    path = match["rest"]
+    if not _BASE_PATH.fullmatch(path):
         raise ValueError("expected a plain base path without query or percent-encoding")
-    if "." in parts.path.split("/") or ".." in parts.path.split("/"):
+    if {".", ".."} & set(path.split("/")):
         raise ValueError("expected a base path without dot segments")
-    if parts.path.rstrip("/").endswith("/v2"):
+    if path.rstrip("/").endswith("/v2"):
         raise ValueError("expected the registry's address without its /v2")
-    _ = parts.port  # raises ValueError when it is no port
     return value.rstrip("/")
 
 
-def _existing_file(value: Path) -> Path:
-    if not value.is_file():
-        raise ValueError(f"expected a file that can be read, found none at {str(value)!r}")
+def _listen_host(value: str) -> str:
+    if not re.fullmatch(r"[!-~]+", value):  # an empty one would be every interface
+        raise ValueError("expected an address to listen on, such as 127.0.0.1 or 0.0.0.0")
+    return value
+
+
+def _upstream_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("expected at most 63 lower-case letters, digits and '-'")
+    return value
+
+
+def _is_host_port(value: str) -> bool:
+    if not _HOST_PORT.fullmatch(value.lower()):
+        return False
+    try:
+        return urlsplit(f"//{value}").port != 0
+    except ValueError:  # a port over 65535, brackets around something else than an address
+        return False
+
+
+def _readable_file(value: Path) -> Path:
+    try:
+        value.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"expected a file that can be read ({error.strerror})") from error
     return value
 
 
 def _host_port(value: str) -> str:
-    if not _HOST_PORT.fullmatch(value.lower()):
+    if not _is_host_port(value):
         raise ValueError("expected HOST or HOST:PORT")
     return value.lower()
 
 
 def _auth_host(value: str) -> str:
-    if not _AUTH_HOST.fullmatch(value.lower()):
+    if not _AUTH_HOST.fullmatch(value.lower()) or not _is_host_port(value.rpartition("//")[2]):
         raise ValueError("expected HOST (https), or http://HOST:PORT, or https://HOST:PORT")
     return value.lower()
 
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
+def _no_truth(value: object) -> object:
+    # "yes" is true in YAML, and true would count as 1.
+    if isinstance(value, bool):
+        raise ValueError("expected a number")  # noqa: TRY004  # pydantic takes a ValueError
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_no_truth), Field(gt=0, le=86_400)]
+WholeNumber = Annotated[int, BeforeValidator(_no_truth)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, value: object) -> object:
+        # "listen:" with nothing below it is null in YAML and means the defaults.
+        if isinstance(value, dict):
+            return {
+                key: entry
+                for key, entry in value.items()
+                if entry is not None or key not in cls.model_fields
+            }
+        return value
+
 
 class Listen(_Section):
     """Where clients connect, and how long they may be silent."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65_535)
+    host: Annotated[str, AfterValidator(_listen_host)] = "127.0.0.1"
+    port: WholeNumber = Field(default=8080, ge=0, le=65_535)
     header_seconds: Seconds = 10.0
     body_seconds: Seconds = 30.0
     write_seconds: Seconds = 60.0
@@ -96,7 +163,7 @@ class Listen(_Section):
 class Tls(_Section):
     """How the upstream's certificate is checked."""
 
-    ca_file: Annotated[Path, AfterValidator(_existing_file)] | None = None
+    ca_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
     insecure: bool = False
 
 
@@ -112,12 +179,12 @@ class UpstreamTimeouts(_Section):
 class UpstreamSettings(_Section):
     """One existing registry."""
 
-    name: str = Field(default="default", pattern=r"^[a-z0-9]([a-z0-9-]{0,62})$")
+    name: Annotated[str, AfterValidator(_upstream_name)] = "default"
     url: Annotated[str, AfterValidator(_registry_url)]
     redirects: Literal["relay", "follow"] = "relay"
     redirect_hosts: tuple[Annotated[str, AfterValidator(_host_port)], ...] = ()
     auth_hosts: tuple[Annotated[str, AfterValidator(_auth_host)], ...] = ()
-    connections: int = Field(default=128, ge=1, le=4096)
+    connections: WholeNumber = Field(default=128, ge=1, le=4096)
     tls: Tls = Tls()
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
 
@@ -155,14 +222,6 @@ class Settings(_Section):
     def _one_upstream(cls, value: tuple[UpstreamSettings, ...]) -> tuple[UpstreamSettings, ...]:
         if len(value) > 1:
             raise ValueError(f"expected one upstream, found {len(value)}")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_sections(cls, value: object) -> object:
-        # "listen:" with nothing below it is null in YAML and means the defaults.
-        if isinstance(value, dict):
-            return {key: entry for key, entry in value.items() if entry is not None}
         return value
 
     def with_upstream(self, url: str) -> Settings:
@@ -229,14 +288,7 @@ def _read(file: Path) -> dict[str, object]:
         raise SettingsError([f"{file}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"{file}: expected UTF-8, found other bytes"]) from error
-    try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506, TID251  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
-        raise SettingsError([f"{place}: {error.problem}"]) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise SettingsError([f"{file}: not YAML"]) from error
+    document = _parse_yaml(text, source=str(file))
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -244,16 +296,29 @@ def _read(file: Path) -> dict[str, object]:
     return {str(key): value for key, value in document.items()}
 
 
+def _parse_yaml(text: str, *, source: str) -> object:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506, TID251  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise SettingsError([f"{place}: not YAML: {error.problem}"]) from error
+    except yaml.reader.ReaderError as error:
+        place = f"character {error.position + 1}"
+        raise SettingsError([f"{source}: not YAML: {error.reason} ({place})"]) from error
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML's own constructors: a date of month 13, "!!bool maybe", nesting without end.
+        fault = f"{source}: expected plain YAML text and numbers, found a value YAML cannot read"
+        raise SettingsError([fault]) from error
+
+
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str], object]]:
     for variable in sorted(environment):
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        text = environment[variable]
+        if name == variable or _KUBERNETES.fullmatch(f"{name}={text}"):
             continue
-        path = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        try:
-            value = yaml.safe_load(environment[variable])
-        except yaml.YAMLError as error:
-            raise SettingsError([f"{variable}: expected a YAML value"]) from error
-        yield variable, path, value
+        yield variable, name.lower().split("__"), _parse_yaml(text, source=variable)
 
 
 def _place(document: dict[str, object], path: list[str], value: object, *, source: str) -> None:
@@ -261,8 +326,8 @@ def _place(document: dict[str, object], path: list[str], value: object, *, sourc
     at: object = document
     for depth, key in enumerate(path):
         last = depth == len(path) - 1
-        fresh: object = [] if not last and path[depth + 1].isdigit() else {}
-        if isinstance(at, list) and key.isdigit() and int(key) <= len(at):
+        fresh: object = [] if not last and path[depth + 1].isdecimal() else {}
+        if isinstance(at, list) and key.isdecimal() and int(key) <= len(at):
             if int(key) == len(at):
                 at.append({})
             if last:
@@ -277,33 +342,56 @@ def _place(document: dict[str, object], path: list[str], value: object, *, sourc
                 at[key] = fresh
             at = at[key]
         else:
-            raise SettingsError([f"{source}: no such key: {'.'.join(path)}"])
+            fault = f"{source}: {'.'.join(path)}: no such place; lists count from 0 without gaps"
+            raise SettingsError([fault])
 
 
 def _faults(error: ValidationError, origin: str, sources: Mapping[str, str]) -> Iterator[str]:
     for entry in error.errors(include_url=False, include_context=True):
         path = ".".join(str(part) for part in entry["loc"])
-        where = next((sources[key] for key in sources if key == path), origin)
-        reason = _explain(entry["type"], entry["msg"], entry["loc"], entry["input"])
-        yield f"{where}: {path}: {reason}"
+        if not path.isprintable():  # a key of the file is the operator's text: keep to one line
+            path = path.encode("unicode_escape").decode("ascii")
+        # The last one to set the value, or a section around it, is the one to correct.
+        setters = [sources[key] for key in sources if f"{path}.".startswith(f"{key}.")]
+        yield f"{setters[-1] if setters else origin}: {path}: {_explain(entry)}"
 
 
-def _explain(kind: str, message: str, location: tuple[int | str, ...], found: object) -> str:
+def _explain(entry: ErrorDetails) -> str:
+    kind, found = entry["type"], entry["input"]
     if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        *section, key = entry["loc"]
+        known = _known_keys(section)
+        first, _, rest = str(key).partition("_")
+        if not section and first in known and rest:
+            variable = f"{ENVIRONMENT_PREFIX}{first}__{rest}".upper()
+            return f"unknown key; did you mean '{first}.{rest}', as a variable {variable}?"
+        close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"unknown key; {hint}"
     if kind == "missing":
         return "expected a value, found none"
-    text = message.removeprefix("Value error, ")
-    text = text[0].lower() + text[1:]
-    if isinstance(found, str | int | float | bool) and "://" not in str(found):
-        text = f"{text}, found {str(found)[:80]!r}"
-    return text
+    expected = _EXPECTED.get(kind, entry["msg"].removeprefix("Value error, "))
+    text = expected.format_map(entry.get("ctx", {})) if kind in _EXPECTED else expected
+    return text if ", found" in text else f"{text}{_found(found)}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _found(value: object) -> str:
+    match value:
+        case dict():
+            return ", found keys and values"
+        case list() | tuple():
+            return ", found a list"
+        case bool():
+            return f", found {str(value).lower()}"
+        case str() if set(value) & set("@?#"):
+            return ""  # "user:password@host" or a signed query is not for the screen
+        case str() | Path():
+            return f", found {str(value)[:80]!r}"
+        case _:
+            return f", found {str(value)[:80]}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
     section: type[BaseModel] = Settings
     for part in location:
         if isinstance(part, int):

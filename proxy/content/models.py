@@ -53,6 +53,8 @@ WINDOW_BYTES_LIMIT = 256 * 1024
 REQUESTS_PER_LAYER_LIMIT = 10_000
 LAYERS_WALKED_LIMIT = 1_000
 LAYERS_AT_ONCE = 4
+# A manifest of this size takes some milliseconds to decode; a larger one is decoded in a thread.
+DECODE_INLINE_BYTES = 64 * 1024
 # Paths named in the answer to a path that is not there.
 PATHS_SHOWN = 100
 
@@ -178,7 +180,10 @@ class Models:
 
     async def _model(self, reference: Reference, caller: Caller) -> Model:
         stored = await self._manifests.get(reference, caller=caller)
-        manifest = decode(stored.body)
+        if len(stored.body) > DECODE_INLINE_BYTES:
+            manifest = await asyncio.to_thread(decode, stored.body)
+        else:
+            manifest = decode(stored.body)
         if isinstance(manifest, Index):
             children = [str(child.digest) for child in manifest.manifests[:PATHS_SHOWN]]
             raise ManifestUnknown(

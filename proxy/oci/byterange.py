@@ -14,9 +14,7 @@ _SINGLE = re.compile(
     r"bytes=\s*(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})?|-(?P<suffix>\d{1,19}))\s*",
     re.ASCII | re.IGNORECASE,
 )
-_CONTENT_RANGE = re.compile(
-    r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
-)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
 

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy import __version__
+from proxy.__main__ import main
+
+URL = "https://registry.example"
+
+
+@pytest.fixture(autouse=True)
+def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings in the environment; the root logger's handlers as they were."""
+    for name in ("CNAI_PROXY_LISTEN__PORT", "CNAI_PROXY_UPSTREAMS__0__URL"):
+        monkeypatch.delenv(name, raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def _file(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_check_good_file_prints_the_effective_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNAI_PROXY_LISTEN__PORT", "9000")
+    file = _file(tmp_path, f"listen: {{port: 1, host: 0.0.0.0}}\nupstreams: [{{url: {URL}/}}]\n")
+    assert main(["check", "--config", file]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    effective = yaml.safe_load(printed.out)
+    assert effective["listen"]["port"] == 9000  # the environment goes before the file
+    assert effective["listen"]["host"] == "0.0.0.0"
+    assert effective["listen"]["drain_seconds"] == 30.0  # defaults are shown as well
+    assert effective["upstreams"][0]["url"] == URL
+
+
+def test_check_output_is_a_file_that_gives_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", "--config", _file(tmp_path, f"upstreams: [{{url: {URL}}}]")])
+    first = capsys.readouterr().out
+    assert main(["check", "--config", _file(tmp_path, first)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_L1_check_bad_file_is_two_with_a_line_for_each_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _file(tmp_path, "listen: {prot: 1}\nlog: {level: loud}\n")
+    assert main(["check", "--config", file]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        f"{file}: listen.prot: unknown key; did you mean 'port'?\n"
+        f"{file}: log.level: expected 'debug', 'info', 'warning' or 'error', found 'loud'\n"
+    )
+
+
+def test_L1_check_missing_file_is_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'none.yaml'}: cannot be read: No such file or directory\n"
+    )
+
+
+def test_serve_without_an_upstream_is_two_and_names_the_three_ways(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    for way in ("--upstream https://", "--config FILE", "--embedded DIR", "cnai-proxy demo"):
+        assert way in printed.err
+
+
+def test_B6_serve_with_credentials_in_the_address_is_two_and_hides_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve", "--upstream", "https://user:CANARY@registry.example"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("command line: upstreams.0.url: expected no credentials")
+    assert "CANARY" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "fault"),
+    [
+        ("--port", "http", "command line: listen.port: expected a whole number, found 'http'"),
+        ("--port", "99999", "command line: listen.port: expected at most 65535, found '99999'"),
+        ("--host", "", "command line: listen.host: expected an address to listen on"),
+        ("--upstream", "registry", "command line: upstreams.0.url: expected http://HOST[:PORT]"),
+    ],
+)
+def test_L1_serve_bad_flag_is_two_and_named(
+    capsys: pytest.CaptureFixture[str], flag: str, value: str, fault: str
+) -> None:
+    assert main(["serve", flag, value]) == 2
+    assert capsys.readouterr().err.startswith(fault)
+
+
+def test_serve_on_an_address_in_use_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--upstream", URL, "--port", port]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "cnai-proxy: cannot start: " in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["unknown"],
+        ["check"],
+        ["serve", "--prot", "1"],
+        ["serve", "--upstream", URL, "--embedded", "d"],
+        ["serve", "--log-format", "xml"],
+        ["serve", "--password", "x"],  # secrets never stand in a list of processes (row B8)
+        ["demo", "--config", "x"],
+    ],
+)
+def test_wrong_command_line_is_two_with_the_usage(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: cnai-proxy" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"cnai-proxy {__version__}\n"
+
+
+def test_module_run_is_the_same_command() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "proxy", "--version"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == f"cnai-proxy {__version__}\n"
