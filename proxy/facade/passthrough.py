@@ -13,6 +13,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import RequestTimeout
+from proxy.facade import splice
 from proxy.facade.responses import stream_response
 from proxy.facade.scope import Scope, scope_of
 from proxy.oci import endpoint
@@ -58,6 +59,14 @@ class Passthrough:
                 headers["Connection"] = "close"
             if answer.status == 416 and isinstance(call, endpoint.Blob):
                 return self._unsatisfiable(answer, headers)
+            if splice.applies(request, answer):
+                return await splice.splice_response(
+                    request,
+                    answer,
+                    headers=headers,
+                    idle_seconds=self._upstream.timeouts.idle_seconds,
+                    write_seconds=self._write_seconds,
+                )
             return await stream_response(
                 request,
                 status=answer.status,

@@ -12,8 +12,8 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -27,7 +27,7 @@ from proxy.upstream.redirects import HOPS_LIMIT, AddressNotAllowed, PublicResolv
 # What a client may send and a registry may answer in one header: GAR and ECR use tens of KiB.
 HEADER_BYTES_LIMIT = 64 * 1024
 # Bytes aiohttp holds of a body before it stops reading the socket.
-READ_BUFFER_BYTES = 256 * 1024
+READ_BUFFER_BYTES = 128 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -45,6 +45,15 @@ class Timeouts:
     idle_seconds: float = 60.0
     response_seconds: float = 60.0
     upload_response_seconds: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBody:
+    """A body on its way: what came already, and the socket that the ``left`` bytes come from."""
+
+    received: tuple[bytes, ...]
+    descriptor: int
+    left: int
 
 
 class UpstreamResponse:
@@ -98,6 +107,42 @@ class UpstreamResponse:
                 return None
             parts.append(chunk)
         return b"".join(parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the body comes as it is from a socket without TLS."""
+        connection = self._response.connection
+        transport = connection.transport if connection is not None else None
+        return transport is not None and transport.get_extra_info("sslcontext") is None
+
+    @contextmanager
+    def taken_over(self) -> Iterator[TakenBody]:
+        """The body of an answer with a Content-Length, to be read from its socket directly.
+
+        aiohttp reads no more of it, and the connection is never used again.
+
+        Raises:
+            BadUpstream: the connection is gone.
+        """
+        connection, content = self._response.connection, self._response.content
+        if connection is None or connection.protocol is None or connection.transport is None:
+            raise BadUpstream("the upstream's connection failed within its body")
+        descriptor = os.dup(connection.transport.get_extra_info("socket").fileno())
+        try:
+            # What came already is in the stream and, above its high water, in the parser: each
+            # read lets the parser go on. Nothing may be awaited between the last and the pause.
+            received = []
+            while chunk := content.read_nowait():
+                received.append(chunk)
+            if not content.is_eof():
+                connection.protocol.pause_reading()
+            left = (self.content_length or 0) - sum(map(len, received))
+            yield TakenBody(tuple(received), descriptor, left)
+        except aiohttp.ClientError as error:
+            raise translate(error) from error
+        finally:
+            os.close(descriptor)
+            self._response.close()
 
     def discard(self) -> None:
         """Give up the connection: what is still on the way is not wanted."""
@@ -153,7 +198,7 @@ class Upstream:
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.follow_redirects = follow_redirects
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._guard = guard
         self._session = session
         self._public_session = public_session
@@ -258,7 +303,7 @@ class Upstream:
             try:
                 async with asyncio.timeout(self._answer_seconds(method)) as deadline:
                     if body is not None:
-                        body.watch(deadline, self._timeouts)
+                        body.watch(deadline, self.timeouts)
                     return await session.request(
                         method,
                         URL(url, encoded=True),
@@ -282,8 +327,8 @@ class Upstream:
 
     def _answer_seconds(self, method: str) -> float:
         if method in _REPEATABLE:
-            return self._timeouts.response_seconds
-        return self._timeouts.upload_response_seconds
+            return self.timeouts.response_seconds
+        return self.timeouts.upload_response_seconds
 
 
 def _check_stored(status: int) -> None:
