@@ -24,6 +24,7 @@ COVERED_BY = {
     "facade/registry_api.py": "flows/test_pull.py",
     "facade/responses.py": "flows/test_pull.py",
     "facade/scope.py": "flows/test_operations.py",
+    "facade/splice.py": "flows/test_splice.py",
     "upstream/client.py": "flows/test_pull.py",
 }
 MODULES = sorted(

@@ -21,6 +21,9 @@ from proxy.upstream.client import RequestBody, Upstream, UpstreamResponse
 from proxy.upstream.headers import for_client, for_upstream
 
 _BODYLESS = frozenset({"GET", "HEAD"})
+# A body of this size is sent with its headers in one piece, and an upstream that breaks within it
+# is still a 502 of ours. Manifests, lists and errors are below it.
+SMALL_BYTES = 64 * 1024
 
 
 class Passthrough:
@@ -59,6 +62,9 @@ class Passthrough:
                 headers["Connection"] = "close"
             if answer.status == 416 and isinstance(call, endpoint.Blob):
                 return self._unsatisfiable(answer, headers)
+            if _is_small(request, answer):
+                body_bytes = await answer.read(SMALL_BYTES)
+                return web.Response(status=answer.status, headers=headers, body=body_bytes)
             if splice.applies(request, answer):
                 return await splice.splice_response(
                     request,
@@ -97,3 +103,9 @@ class Passthrough:
                 return
             scope.received_bytes += len(chunk)
             yield chunk
+
+
+def _is_small(request: web.Request, answer: UpstreamResponse) -> bool:
+    length = answer.content_length
+    has_body = request.method != "HEAD" and answer.status not in (204, 304)
+    return has_body and length is not None and length <= SMALL_BYTES

@@ -152,7 +152,7 @@ async def test_sigterm_lets_a_running_transfer_end(upstream: FaultyUpstream) -> 
 
 
 async def test_second_sigterm_exits_at_once(upstream: FaultyUpstream) -> None:
-    digest = upstream.blob(bytes(1000))
+    digest = upstream.blob(bytes(100_000))
     upstream.faults.append(Fault(stall_at=10))
     async with command("serve", "--upstream", upstream.url, "--port", "0") as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", running.client.port)
@@ -168,7 +168,7 @@ async def test_second_sigterm_exits_at_once(upstream: FaultyUpstream) -> None:
 
 
 async def test_stalled_transfer_is_cut_when_the_drain_is_over(upstream: FaultyUpstream) -> None:
-    digest = upstream.blob(bytes(1000))
+    digest = upstream.blob(bytes(100_000))
     upstream.faults.append(Fault(stall_at=10))
     environment = {"CNAI_PROXY_LISTEN__DRAIN_SECONDS": "0.5"}
     async with command(

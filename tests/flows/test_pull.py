@@ -193,6 +193,15 @@ async def test_short_upstream_body_never_ends_well(
     assert (await proxy.get(f"/v2/a/blobs/{digest}")).body == CONTENT
 
 
+async def test_small_body_that_breaks_is_a_502_of_ours(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    digest = upstream.blob(b"x" * 1000)
+    upstream.faults.append(Fault(cut_at=500))
+    answer = await proxy.get(f"/v2/a/blobs/{digest}")
+    assert (answer.status, answer.code) == (502, "UNAVAILABLE")
+
+
 async def test_silent_upstream_is_504_and_a_stalled_body_is_cut(
     start_proxy: StartProxy, upstream: FaultyUpstream
 ) -> None:

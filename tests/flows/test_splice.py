@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from typing import Literal
 
 import aiohttp
 import pytest
@@ -23,9 +24,11 @@ def spliced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     original = splice._Transfer.run
 
-    async def counted(self: splice._Transfer, *arguments: float) -> None:
+    async def counted(
+        self: splice._Transfer, left: int, idle_seconds: float, write_seconds: float
+    ) -> None:
         seen.append("spliced")
-        await original(self, *arguments)  # type: ignore[arg-type]  # passed on as it came
+        await original(self, left, idle_seconds, write_seconds)
 
     monkeypatch.setattr(splice._Transfer, "run", counted)
     return seen
@@ -66,8 +69,9 @@ async def test_what_has_no_length_or_no_body_is_not_spliced(
 ) -> None:
     digest = upstream.blob(CONTENT)
     assert (await proxy.head(f"/v2/a/blobs/{digest}")).status == 200
-    for length in ("chunked", "none"):
-        upstream.faults = [Fault(length=length)]  # type: ignore[arg-type]  # one of the literals
+    lengths: tuple[Literal["chunked", "none"], ...] = ("chunked", "none")
+    for length in lengths:
+        upstream.faults = [Fault(length=length)]
         assert (await proxy.get(f"/v2/a/blobs/{digest}")).body == CONTENT
     assert spliced == []
 
