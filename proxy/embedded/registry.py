@@ -16,7 +16,9 @@ from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
 
-from proxy.embedded.layout import BlobReader, BlobUpload, Layout, StoredManifest
+from proxy.embedded.layout import Layout
+from proxy.embedded.records import StoredManifest
+from proxy.embedded.uploads import BlobReader, BlobUpload
 from proxy.errors import (
     BadRequest,
     BlobUnknown,

@@ -60,19 +60,23 @@ def is_unregistered(text: str) -> bool:
     return bool(_GENERAL.fullmatch(text)) and text.partition(":")[0] not in _HEX_LENGTH
 
 
-class Verifier:
-    """Hashes a body as it passes and says at the end whether it was the one asked for."""
+class Hasher:
+    """Hashes content as it comes, piece by piece."""
 
-    def __init__(self, expected: Digest) -> None:
-        self._expected = expected
-        self._hash = hashlib.new(expected.algorithm)
-        self.size = 0
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self.algorithm = algorithm
+        self._hash = hashlib.new(algorithm)
 
     def update(self, chunk: bytes) -> None:
-        """Add the next bytes of the body."""
+        """Add the next bytes of the content."""
         self._hash.update(chunk)
-        self.size += len(chunk)
 
-    def matches(self) -> bool:
-        """Whether all bytes seen so far are the content of the expected digest."""
-        return self._hash.hexdigest() == self._expected.hex
+    def digest(self) -> Digest:
+        """The digest of all bytes so far; more may follow."""
+        return Digest(self.algorithm, self._hash.hexdigest())
+
+    def copy(self) -> Hasher:
+        """Another hasher that goes on from here, for content that may have to be taken back."""
+        other = Hasher(self.algorithm)
+        other._hash = self._hash.copy()
+        return other

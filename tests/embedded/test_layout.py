@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.embedded import layout as layout_module
-from proxy.embedded.layout import REF_NAME, REPOSITORY, Layout
+from proxy.embedded.index import REF_NAME, REPOSITORY
+from proxy.embedded.layout import Layout
 from proxy.errors import (
     BlobUnknown,
     BlobUploadUnknown,
@@ -21,68 +22,17 @@ from proxy.errors import (
 )
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import MANIFEST_BYTES_LIMIT, OCI_INDEX, OCI_MANIFEST
-from proxy.oci.reference import RepositoryName, Tag
-
-TEAM = RepositoryName("team/model")
-OTHER = RepositoryName("other")
-V1 = Tag("v1")
-
-
-def manifest_bytes(*layers: Digest, note: str = "", **more: object) -> bytes:
-    def descriptor(digest: Digest) -> dict[str, object]:
-        return {"mediaType": "application/x", "digest": str(digest), "size": 1}
-
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "layers": [descriptor(digest) for digest in layers],
-        "annotations": {"note": note},
-        **more,
-    }
-    return json.dumps(document).encode()
-
-
-def index_bytes(*children: Digest) -> bytes:
-    entries = [{"mediaType": OCI_MANIFEST, "digest": str(d), "size": 1} for d in children]
-    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
-
-
-def read_index(folder: Path) -> list[dict[str, object]]:
-    document = json.loads((folder / "index.json").read_bytes())
-    entries = document["manifests"]
-    assert isinstance(entries, list)
-    return entries
-
-
-def write_layout(folder: Path, entries: list[object], *contents: bytes, **more: object) -> None:
-    (folder / "blobs" / "sha256").mkdir(parents=True)
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    (folder / "index.json").write_text(
-        json.dumps({"schemaVersion": 2, "manifests": entries, **more})
-    )
-    for content in contents:
-        (folder / "blobs" / "sha256" / Digest.of(content).hex).write_bytes(content)
-
-
-def entry(content: bytes, media_type: str = OCI_MANIFEST, **annotations: str) -> dict[str, object]:
-    found: dict[str, object] = {
-        "mediaType": media_type,
-        "digest": str(Digest.of(content)),
-        "size": len(content),
-    }
-    if annotations:
-        found["annotations"] = {
-            REF_NAME if key == "ref" else key: value for key, value in annotations.items()
-        }
-    return found
-
-
-async def blob_bytes(layout: Layout, repository: RepositoryName, digest: Digest) -> bytes:
-    reader = layout.open_blob(repository, digest)
-    try:
-        return await reader.read(0, reader.size)
-    finally:
-        reader.close()
+from proxy.oci.reference import Tag
+from tests.embedded.layouts import (
+    OTHER,
+    TEAM,
+    V1,
+    blob_bytes,
+    index_bytes,
+    manifest_bytes,
+    read_index,
+    write_layout,
+)
 
 
 async def test_open_of_missing_folder_makes_an_empty_layout(tmp_path: Path) -> None:
@@ -172,93 +122,6 @@ async def test_restart_keeps_tags_untagged_manifests_and_membership(tmp_path: Pa
     await layout.aclose()
 
 
-async def test_adopted_layout_gives_bare_tags_to_the_folder_and_keeps_foreign_entries(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "My Models"
-    layer = b"layer"
-    child = manifest_bytes(Digest.of(layer), note="child")
-    parent = index_bytes(Digest.of(child), Digest.of(b"never pushed"))
-    named = manifest_bytes(note="named")
-    odd = manifest_bytes(note="odd")
-    xml: object = {"mediaType": "application/xml", "digest": str(Digest.of(b"<x/>")), "size": 4}
-    tagged = entry(parent, OCI_INDEX, ref="v1", vendor="kept")
-    write_layout(
-        folder,
-        [
-            xml,
-            "junk",
-            tagged,
-            entry(named, ref="registry.example/team/model:v2"),
-            entry(odd, ref="localhost:5000/x:y:z"),
-            entry(manifest_bytes(note="gone"), ref="gone"),
-        ],
-        layer,
-        child,
-        parent,
-        named,
-        odd,
-        b"<x/>",
-        annotations={"com.example": "r1"},
-    )
-    mine = RepositoryName("my-models")
-    layout = await Layout.open(folder)
-    assert layout.repositories() == ["my-models", "registry.example/team/model"]
-    assert layout.tags(mine) == ["v1"]
-    assert layout.find(mine, Digest.of(child)).media_type == OCI_MANIFEST
-    assert layout.find(mine, Digest.of(odd)).size == len(odd)
-    assert await blob_bytes(layout, mine, Digest.of(layer)) == layer
-
-    await layout.put_manifest(mine, named, media_type=None, tags=[V1])
-    found = read_index(folder)
-    assert xml in found
-    assert "junk" in map(str, found)
-    assert entry(manifest_bytes(note="gone"), ref="gone") in found
-    assert entry(named, ref="v1") in found, "a bare tag stays bare for the tool that wrote it"
-    assert entry(parent, OCI_INDEX, vendor="kept", **{REPOSITORY: "my-models"}) in found
-    assert json.loads((folder / "index.json").read_text())["annotations"] == {"com.example": "r1"}
-    await layout.aclose()
-
-
-async def test_adopted_manifest_with_other_bytes_than_its_digest_is_not_served(
-    tmp_path: Path,
-) -> None:
-    good = manifest_bytes(note="good")
-    write_layout(tmp_path, [entry(good, ref="a/b:v1")], good)
-    (tmp_path / "blobs/sha256" / Digest.of(good).hex).write_bytes(manifest_bytes(note="evil"))
-    layout = await Layout.open(tmp_path)
-    assert layout.repositories() == []
-    await layout.aclose()
-
-
-async def test_F10_adopted_chain_of_indexes_is_followed_to_a_bound(tmp_path: Path) -> None:
-    chain = [index_bytes()]
-    for _ in range(20):
-        chain.append(index_bytes(Digest.of(chain[-1])))
-    write_layout(tmp_path, [entry(chain[-1], OCI_INDEX, ref="a:v1")], *chain)
-    layout = await Layout.open(tmp_path)
-    name = RepositoryName("a")
-    deepest = chain[-1 - layout_module.ADOPT_DEPTH_LIMIT]
-    assert layout.find(name, Digest.of(deepest)).size == len(deepest)
-    with pytest.raises(ManifestUnknown):
-        layout.find(name, Digest.of(chain[-2 - layout_module.ADOPT_DEPTH_LIMIT]))
-    await layout.aclose()
-
-
-@pytest.mark.parametrize(
-    ("folder", "repository"),
-    [("llama", "llama"), ("My Models!", "my-models"), ("__", "model"), ("a..b", "a-b")],
-)
-async def test_folder_name_becomes_a_legal_repository(
-    tmp_path: Path, folder: str, repository: str
-) -> None:
-    content = manifest_bytes()
-    write_layout(tmp_path / folder, [entry(content, ref="v1")], content)
-    layout = await Layout.open(tmp_path / folder)
-    assert layout.repositories() == [repository]
-    await layout.aclose()
-
-
 async def test_put_manifest_refuses_what_a_registry_must_refuse(tmp_path: Path) -> None:
     layout = await Layout.open(tmp_path)
     missing = Digest.of(b"missing")
@@ -344,38 +207,6 @@ async def test_delete_blob_removes_the_file_when_nobody_else_holds_it(tmp_path: 
     reader.close()
     with pytest.raises(BlobUnknown):
         await layout.delete_blob(OTHER, digest)
-    await layout.aclose()
-
-
-@pytest.mark.parametrize("known_before", [True, False])
-@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_upload_of_large_pieces_is_hashed_with_either_algorithm(
-    tmp_path: Path, algorithm: str, *, known_before: bool
-) -> None:
-    layout = await Layout.open(tmp_path)
-    content = bytes(range(256)) * 4096
-    digest = Digest.of(content, algorithm)
-    upload = await layout.start_upload(TEAM, algorithm=algorithm if known_before else "sha256")
-    await upload.append(content[:700_000])
-    await upload.append(content[700_000:])
-    await layout.commit_upload(upload, digest)
-    assert await blob_bytes(layout, TEAM, digest) == content
-    with pytest.raises(BlobUploadUnknown):
-        await layout.commit_upload(upload, digest)
-    with pytest.raises(BlobUploadUnknown):
-        await upload.append(b"late")
-    assert list((tmp_path / "uploads").iterdir()) == []
-    await layout.aclose()
-
-
-async def test_K4_upload_with_other_bytes_than_its_digest_leaves_nothing(tmp_path: Path) -> None:
-    layout = await Layout.open(tmp_path)
-    upload = await layout.start_upload(TEAM)
-    await upload.append(b"other bytes")
-    with pytest.raises(DigestInvalid):
-        await layout.commit_upload(upload, Digest.of(b"these bytes"))
-    assert list((tmp_path / "uploads").iterdir()) == []
-    assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
     await layout.aclose()
 
 

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from proxy.errors import DigestInvalid
-from proxy.oci.digest import Digest, Verifier, is_unregistered
+from proxy.oci.digest import Digest, Hasher, is_unregistered
 
 HEX = "ab" * 32
 
@@ -80,16 +80,27 @@ def test_short_is_twelve_hex_digits() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_verifier_right_bytes_in_pieces_match(algorithm: str) -> None:
-    verifier = Verifier(Digest.of(b"one two", algorithm))
-    verifier.update(b"one ")
-    assert not verifier.matches()
-    verifier.update(b"two")
-    assert verifier.matches()
-    assert verifier.size == 7
+def test_hasher_right_bytes_in_pieces_match(algorithm: str) -> None:
+    expected = Digest.of(b"one two", algorithm)
+    hasher = Hasher(algorithm)
+    hasher.update(b"one ")
+    assert hasher.digest() != expected
+    hasher.update(b"two")
+    assert hasher.digest() == expected
 
 
-def test_verifier_wrong_byte_does_not_match() -> None:
-    verifier = Verifier(Digest.of(b"one"))
-    verifier.update(b"onf")
-    assert not verifier.matches()
+def test_hasher_wrong_byte_does_not_match() -> None:
+    hasher = Hasher()
+    hasher.update(b"onf")
+    assert hasher.digest() != Digest.of(b"one")
+
+
+def test_hasher_copy_goes_on_apart_from_the_original() -> None:
+    hasher = Hasher("sha512")
+    hasher.update(b"one")
+    copy = hasher.copy()
+    hasher.update(b" two")
+    assert copy.digest() == Digest.of(b"one", "sha512")
+    copy.update(b" three")
+    assert copy.digest() == Digest.of(b"one three", "sha512")
+    assert hasher.digest() == Digest.of(b"one two", "sha512")
