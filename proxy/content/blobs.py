@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from proxy.errors import BadUpstream, BlobUnknown, MalformedArtifact
 from proxy.oci.byterange import ByteRange, parse_content_range
@@ -17,6 +18,14 @@ from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
 from proxy.upstream.auth import AuthorizedReader, Caller
 from proxy.upstream.client import UpstreamResponse
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPart:
+    """The bytes asked for. ``answer`` is the upstream's where its body is those very bytes."""
+
+    chunks: AsyncIterator[bytes]
+    answer: UpstreamResponse | None
 
 
 class Blobs:
@@ -33,7 +42,7 @@ class Blobs:
         *,
         byte_range: ByteRange,
         caller: Caller,
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AsyncIterator[BlobPart]:
         """Exactly the bytes of ``byte_range``; leaving the context frees the connection.
 
         Raises:
@@ -49,7 +58,9 @@ class Blobs:
             caller=caller,
             headers={"Range": byte_range.to_header(), "Accept": "*/*"},
         ) as answer:
-            yield _cut(answer, byte_range, _leading(answer, byte_range, descriptor))
+            leading = _leading(answer, byte_range, descriptor)
+            is_exact = leading == 0 and answer.content_length == byte_range.length
+            yield BlobPart(_cut(answer, byte_range, leading), answer if is_exact else None)
 
     async def read(
         self,
@@ -60,10 +71,8 @@ class Blobs:
         caller: Caller,
     ) -> bytes:
         """The bytes of ``byte_range`` in memory: for headers and small files only."""
-        async with self.open(
-            repository, descriptor, byte_range=byte_range, caller=caller
-        ) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+        async with self.open(repository, descriptor, byte_range=byte_range, caller=caller) as part:
+            return b"".join([chunk async for chunk in part.chunks])
 
 
 def _leading(answer: UpstreamResponse, wanted: ByteRange, descriptor: Descriptor) -> int:

@@ -1,4 +1,4 @@
-"""Manifests for the proxy's own routes: asked for as the caller, verified, kept as bytes."""
+"""Manifests for the proxy's own routes: asked for as the caller, verified, handed over as bytes."""
 
 from __future__ import annotations
 

@@ -8,11 +8,10 @@ read by Range; no layer is downloaded to open one file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
-from proxy.content.blobs import Blobs
+from proxy.content.blobs import BlobPart, Blobs
 from proxy.content.manifests import Manifests, StoredManifest
 from proxy.errors import (
     BadUpstream,
@@ -80,7 +79,7 @@ class ModelFile:
     _blobs: Blobs
     _offset: int
 
-    def open(self, byte_range: ByteRange) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def open(self, byte_range: ByteRange) -> AbstractAsyncContextManager[BlobPart]:
         """The bytes of ``byte_range`` of the file; see ``Blobs.open``."""
         return self._blobs.open(
             self._model.reference.repository,

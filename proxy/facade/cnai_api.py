@@ -13,6 +13,7 @@ from proxy.facade import address
 from proxy.facade.content_headers import content_disposition, content_type
 from proxy.facade.responses import CONTENT_SAFETY, json_response, stream_response
 from proxy.facade.scope import scope_of
+from proxy.facade.splice import send_answer
 from proxy.model import additions
 from proxy.model.additions import ADDITIONS
 from proxy.model.tree import Directory, subtree_json
@@ -85,7 +86,7 @@ class CnaiApi:
             if_range=request.headers.get(hdrs.IF_RANGE),
             if_none_match=request.headers.get(hdrs.IF_NONE_MATCH),
         )
-        status, part = 200, ByteRange(0, found.size - 1)
+        status, wanted = 200, ByteRange(0, found.size - 1)
         match decision:
             case byterange.NotModified():
                 return web.Response(status=304, headers=headers)
@@ -95,35 +96,40 @@ class CnaiApi:
                     headers=(("Content-Range", f"bytes */{found.size}"),),
                 )
             case byterange.Part(range=asked):
-                status, part = 206, asked
+                status, wanted = 206, asked
                 headers["Content-Range"] = asked.content_range(found.size)
             case byterange.Whole():
                 pass
         headers["Content-Type"] = as_type
-        headers["Content-Length"] = str(part.length)
+        headers["Content-Length"] = str(wanted.length)
         headers["Content-Disposition"] = content_disposition(
             found.entry.path, attachment=_is_set(request, "download")
         )
-        if request.method == hdrs.METH_HEAD or part.length == 0:
-            return await self._stream(request, status, headers, _nothing())
+        if request.method == hdrs.METH_HEAD or wanted.length == 0:
+            return await stream_response(
+                request,
+                status=status,
+                headers=headers,
+                chunks=_nothing(),
+                write_seconds=self._write_seconds,
+            )
         scope_of(request).origin = "upstream"
-        async with found.open(part) as chunks:
-            return await self._stream(request, status, headers, chunks)
-
-    async def _stream(
-        self,
-        request: web.Request,
-        status: int,
-        headers: CIMultiDict[str],
-        chunks: AsyncIterator[bytes],
-    ) -> web.StreamResponse:
-        return await stream_response(
-            request,
-            status=status,
-            headers=headers,
-            chunks=chunks,
-            write_seconds=self._write_seconds,
-        )
+        async with found.open(wanted) as part:
+            if part.answer is not None:
+                return await send_answer(
+                    request,
+                    part.answer,
+                    status=status,
+                    headers=headers,
+                    write_seconds=self._write_seconds,
+                )
+            return await stream_response(
+                request,
+                status=status,
+                headers=headers,
+                chunks=part.chunks,
+                write_seconds=self._write_seconds,
+            )
 
 
 def _caller(request: web.Request) -> Caller:

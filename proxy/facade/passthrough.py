@@ -13,9 +13,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import RequestTimeout
-from proxy.facade import splice
-from proxy.facade.responses import stream_response
 from proxy.facade.scope import Scope, scope_of
+from proxy.facade.splice import send_answer
 from proxy.oci import endpoint
 from proxy.upstream.client import RequestBody, Upstream, UpstreamResponse
 from proxy.upstream.headers import for_client, for_upstream
@@ -65,19 +64,11 @@ class Passthrough:
             if _is_small(request, answer):
                 body_bytes = await answer.read(SMALL_BYTES)
                 return web.Response(status=answer.status, headers=headers, body=body_bytes)
-            if splice.applies(request, answer):
-                return await splice.splice_response(
-                    request,
-                    answer,
-                    headers=headers,
-                    idle_seconds=self._upstream.timeouts.idle_seconds,
-                    write_seconds=self._write_seconds,
-                )
-            return await stream_response(
+            return await send_answer(
                 request,
+                answer,
                 status=answer.status,
                 headers=headers,
-                chunks=answer.chunks(),
                 write_seconds=self._write_seconds,
             )
 

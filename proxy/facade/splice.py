@@ -1,8 +1,8 @@
 """A long body moved from the upstream's socket to the client's inside the kernel.
 
 Through Python a GiB costs more than twice the CPU, and each slow reader holds buffers; spliced, it
-holds one pipe. Both sides must be plain sockets and the length known; everything else is streamed
-by ``responses.stream_response``.
+holds one pipe. Both sides must be plain sockets and the length known; everything else goes through
+``responses.stream_response``.
 Source: splice(2), pipe(7). Measured in bench/.
 """
 
@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import BadUpstream, UpstreamTimeout
-from proxy.facade.responses import ClientStalled
+from proxy.facade.responses import ClientStalled, stream_response
 from proxy.facade.scope import Scope, scope_of
 from proxy.upstream.client import UpstreamResponse
 
@@ -34,12 +34,36 @@ TURN_BYTES = 8 * 1024 * 1024
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-def applies(request: web.Request, answer: UpstreamResponse) -> bool:
-    """Whether this answer's body can be spliced to this request's client."""
+async def send_answer(
+    request: web.Request,
+    answer: UpstreamResponse,
+    *,
+    status: int,
+    headers: CIMultiDict[str],
+    write_seconds: float,
+) -> web.StreamResponse:
+    """Send the body of ``answer``, spliced where that can be and pays, else streamed.
+
+    Raises:
+        ProxyError: the upstream failed within the body, or was silent for its idle time.
+        ClientStalled: the client took no byte for ``write_seconds``.
+    """
+    if _can_be_spliced(request, answer, status):
+        return await _send_spliced(request, answer, status, headers, write_seconds)
+    return await stream_response(
+        request,
+        status=status,
+        headers=headers,
+        chunks=answer.chunks(),
+        write_seconds=write_seconds,
+    )
+
+
+def _can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int) -> bool:
     client, length = request.transport, answer.content_length
     return (
         request.method == "GET"
-        and answer.status in (200, 206)
+        and status in (200, 206)
         and length is not None
         and length >= LEAST_BYTES
         and client is not None
@@ -48,25 +72,17 @@ def applies(request: web.Request, answer: UpstreamResponse) -> bool:
     )
 
 
-async def splice_response(
+async def _send_spliced(
     request: web.Request,
     answer: UpstreamResponse,
-    *,
+    status: int,
     headers: CIMultiDict[str],
-    idle_seconds: float,
     write_seconds: float,
 ) -> web.StreamResponse:
-    """Send the answer with its body spliced; the upstream connection ends with it.
-
-    Raises:
-        BadUpstream: the body ended before its declared length.
-        UpstreamTimeout: no byte came for ``idle_seconds``.
-        ClientStalled: the client took no byte for ``write_seconds``.
-    """
     scope, client = scope_of(request), request.transport
     if client is None:
         raise ConnectionResetError("the client left")
-    response = web.StreamResponse(status=answer.status, headers=headers)
+    response = web.StreamResponse(status=status, headers=headers)
     scope.started_answer = True
     writer = await response.prepare(request)
     if writer is None:
@@ -84,7 +100,7 @@ async def splice_response(
                 await writer.drain()
             with _duplicate(client) as target, _pipe() as pipe:
                 transfer = _Transfer(body.descriptor, target, pipe, scope)
-                await transfer.run(body.left, idle_seconds, write_seconds)
+                await transfer.run(body.left, answer.idle_seconds, write_seconds)
         finally:
             client.set_write_buffer_limits(high, low)
     await response.write_eof()

@@ -35,7 +35,8 @@ from proxy.tasks import spawn
 from proxy.upstream.client import Upstream, UpstreamResponse
 from proxy.upstream.headers import VIA, origin_of
 
-TOKEN_SECONDS = 10.0
+# For one exchange, connection and answer together.
+EXCHANGE_SECONDS = 10.0
 TOKENS_LIMIT = 10_000
 # A token is used for this part of its life, so that it does not end inside a transfer's start.
 _TOKEN_LIFE = 0.8
@@ -102,7 +103,7 @@ class RealmGuard:
 class AuthorizedReader:
     """GET and HEAD below ``/v2/<repository>/`` as the caller, token exchange included.
 
-    ``token_seconds`` bounds one exchange.
+    ``exchange_seconds`` bounds one exchange.
     """
 
     def __init__(
@@ -110,12 +111,12 @@ class AuthorizedReader:
         upstream: Upstream,
         *,
         auth_hosts: Iterable[str] = (),
-        token_seconds: float = TOKEN_SECONDS,
+        exchange_seconds: float = EXCHANGE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._upstream = upstream
         self._realms = RealmGuard(upstream.base_url, auth_hosts=auth_hosts)
-        self._token_seconds = token_seconds
+        self._exchange_seconds = exchange_seconds
         self._tokens: TLRUCache[tuple[bytes, str], Token] = TLRUCache(
             TOKENS_LIMIT,
             ttu=lambda _key, token, now: now + token.seconds * _TOKEN_LIFE,
@@ -228,7 +229,7 @@ class AuthorizedReader:
             headers["Authorization"] = caller.authorization
         try:
             async with (
-                asyncio.timeout(self._token_seconds),
+                asyncio.timeout(self._exchange_seconds),
                 self._upstream.request("GET", url, headers, trusted=True) as answer,
             ):
                 if answer.status in (400, 401, 403):

@@ -59,10 +59,14 @@ class TakenBody:
 class UpstreamResponse:
     """An answer whose headers are here and whose body is still on the way."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, seconds: float) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, seconds: float, idle_seconds: float
+    ) -> None:
         self._response = response
         self.seconds = seconds
         """Seconds from the request to the answer's headers."""
+        self.idle_seconds = idle_seconds
+        """Seconds the upstream may send nothing of the body."""
 
     @property
     def status(self) -> int:
@@ -198,7 +202,7 @@ class Upstream:
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.follow_redirects = follow_redirects
-        self.timeouts = timeouts
+        self._timeouts = timeouts
         self._guard = guard
         self._session = session
         self._public_session = public_session
@@ -284,7 +288,9 @@ class Upstream:
         seconds = time.monotonic() - started
         self._metrics.upstream_answered(self.name, response.status, seconds)
         try:
-            yield UpstreamResponse(response, seconds=seconds)
+            yield UpstreamResponse(
+                response, seconds=seconds, idle_seconds=self._timeouts.idle_seconds
+            )
         finally:
             # A body read to its end has given its connection back already; any other is cut.
             response.close()
@@ -303,7 +309,7 @@ class Upstream:
             try:
                 async with asyncio.timeout(self._answer_seconds(method)) as deadline:
                     if body is not None:
-                        body.watch(deadline, self.timeouts)
+                        body.watch(deadline, self._timeouts)
                     return await session.request(
                         method,
                         URL(url, encoded=True),
@@ -327,8 +333,8 @@ class Upstream:
 
     def _answer_seconds(self, method: str) -> float:
         if method in _REPEATABLE:
-            return self.timeouts.response_seconds
-        return self.timeouts.upload_response_seconds
+            return self._timeouts.response_seconds
+        return self._timeouts.upload_response_seconds
 
 
 def _check_stored(status: int) -> None:

@@ -498,7 +498,7 @@ async def test_B3_slow_token_service_is_given_up(
     """Whatever the upstream's own timeouts are, an exchange has its own end."""
     token_service(ANNA)
     upstream.faults.append(Fault(match="GET /token", stall_at=5))
-    async with reader_of(upstream, token_seconds=0.2) as reader:
+    async with reader_of(upstream, exchange_seconds=0.2) as reader:
         with pytest.raises(BadUpstream, match="in time"):
             await manifest_of(reader, Caller(ANNA))
 
@@ -614,7 +614,7 @@ async def test_B9_query_of_the_realm_is_kept_and_adds_no_scope_of_ours(
 async def reader_of(
     upstream: FaultyUpstream,
     *,
-    token_seconds: float = 10,
+    exchange_seconds: float = 10,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[AuthorizedReader]:
     """A reader of its own before ``upstream``."""
@@ -628,7 +628,7 @@ async def reader_of(
         connections=8,
         metrics=Metrics(),
     ) as opened:
-        yield AuthorizedReader(opened, token_seconds=token_seconds, clock=clock)
+        yield AuthorizedReader(opened, exchange_seconds=exchange_seconds, clock=clock)
 
 
 async def manifest_of(reader: AuthorizedReader, caller: Caller) -> int:

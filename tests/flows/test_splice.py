@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from proxy.facade import splice
-from tests.faulty_upstream import Fault, FaultyUpstream
+from tests.build import tar_entry, tar_of
+from tests.faulty_upstream import OCI_MANIFEST, Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy
 from tests.flows.http import Client
 
@@ -184,3 +185,32 @@ async def test_transfers_side_by_side_do_not_mix(
     for number, answer in enumerate(answers):
         assert answer.body == CONTENT[number:]
     assert len(spliced) == 16
+
+
+async def test_model_files_are_spliced_out_of_their_layers(
+    proxy: Client, upstream: FaultyUpstream, spliced: list[str]
+) -> None:
+    packed = tar_of(tar_entry(b"w.bin", CONTENT))
+    for content, suffix in ((CONTENT, "raw"), (packed, "tar")):
+        upstream.manifest(
+            "a",
+            suffix,
+            {
+                "schemaVersion": 2,
+                "artifactType": "application/vnd.cncf.model.manifest.v1+json",
+                "layers": [
+                    {
+                        "mediaType": f"application/vnd.cncf.model.weight.v1.{suffix}",
+                        "digest": upstream.blob(content),
+                        "size": len(content),
+                        "annotations": {"org.cncf.model.filepath": "w.bin"},
+                    }
+                ],
+            },
+            OCI_MANIFEST,
+        )
+        answer = await proxy.get(f"/cnai/a:{suffix}/files/w.bin")
+        assert (answer.status, answer.body) == (200, CONTENT)
+        part = await proxy.get(f"/cnai/a:{suffix}/files/w.bin", Range="bytes=5-2000004")
+        assert (part.status, part.body) == (206, CONTENT[5:2000005])
+    assert len(spliced) == 4
