@@ -5,7 +5,6 @@ The only place that names concrete parts; everyone else gets them in the constru
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,11 +26,6 @@ from proxy.server import Listener, ListenerLimits, listen
 from proxy.settings import Settings, UpstreamSettings
 from proxy.upstream.auth import AuthorizedReader
 from proxy.upstream.client import Timeouts, TlsPolicy, Upstream, open_upstream
-
-logger = logging.getLogger(__name__)
-
-# Manifests and configs that aiohttp reads at once; everything larger streams.
-CLIENT_MAX_BYTES = 8 * 1024 * 1024
 
 
 @asynccontextmanager
@@ -79,9 +73,7 @@ async def open_app(settings: Settings) -> AsyncIterator[web.Application]:
     (upstream_settings,) = settings.upstreams
     async with _upstream(upstream_settings, metrics) as upstream:
         reader = AuthorizedReader(upstream, auth_hosts=upstream_settings.auth_hosts)
-        app = web.Application(
-            middlewares=[RequestScope(metrics).handle], client_max_size=CLIENT_MAX_BYTES
-        )
+        app = web.Application(middlewares=[RequestScope(metrics).handle])
         app.on_response_prepare.append(_name_the_product)
         app.add_routes(OpsApi(metrics, expose_metrics=settings.metrics.enabled).routes())
         if settings.models.enabled:

@@ -20,7 +20,7 @@ from proxy.facade.responses import error_response
 
 logger = logging.getLogger(__name__)
 
-# Source: threats to framing; GAR and ECR tokens need tens of KiB in one header.
+# Bounds on one line of a request's head. GAR and ECR tokens need tens of KiB in one header.
 REQUEST_LINE_BYTES = 16 * 1024
 HEADER_BYTES = 64 * 1024
 # After an answer that did not want the rest of the body, how long it is read and thrown away, so
@@ -37,10 +37,6 @@ class ListenerLimits:
     header_seconds: float = 10.0
     keepalive_seconds: float = 75.0
     drain_seconds: float = 30.0
-
-
-class _Internal(ProxyError):
-    """A failure outside every handler."""
 
 
 class _Connection(web.RequestHandler):
@@ -84,7 +80,7 @@ class _Connection(web.RequestHandler):
             response = error_response(BadRequest("the request is not valid HTTP/1.1"))
         else:
             logger.error("request failed outside a handler", exc_info=exc)
-            response = error_response(_Internal("internal error"))
+            response = error_response(ProxyError("internal error"))
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
         response.headers["Server"] = "cnai-proxy"

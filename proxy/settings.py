@@ -1,7 +1,7 @@
 """Settings: a YAML file, the environment and flags become one frozen value, or a list of faults.
 
-Each fault is one line that names the key's path. The unit of a number is in its name. This module
-is read by ``app`` and ``__main__`` only; everyone else gets plain values.
+Each fault is one line that names the key's path. The unit of a number is in its name. Only
+``__main__``, ``demo`` and ``app`` read this module; everyone else gets plain values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENVIRONMENT_PREFIX = "CNAI_PROXY_"
 # By pydantic's type of error; "{…}" is its context. What is not here is worded where it is raised.
 _EXPECTED = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "expected a whole number"),
-    **dict.fromkeys(("int_parsing_size",), "expected a smaller number"),
+    "int_parsing_size": "expected a smaller number",
     **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "expected a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "expected true or false"),
     "greater_than": "expected more than {gt:g}",
@@ -148,7 +148,7 @@ class _Section(BaseModel):
         return value
 
 
-class Listen(_Section):
+class ListenSettings(_Section):
     """Where clients connect, and how long they may be silent."""
 
     host: Annotated[str, AfterValidator(_listen_host)] = "127.0.0.1"
@@ -160,14 +160,14 @@ class Listen(_Section):
     drain_seconds: Seconds = 30.0
 
 
-class Tls(_Section):
+class TlsSettings(_Section):
     """How the upstream's certificate is checked."""
 
     ca_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
     insecure: bool = False
 
 
-class UpstreamTimeouts(_Section):
+class TimeoutSettings(_Section):
     """Seconds; none of them bounds a whole transfer."""
 
     connect_seconds: Seconds = 10.0
@@ -185,17 +185,17 @@ class UpstreamSettings(_Section):
     redirect_hosts: tuple[Annotated[str, AfterValidator(_host_port)], ...] = ()
     auth_hosts: tuple[Annotated[str, AfterValidator(_auth_host)], ...] = ()
     connections: WholeNumber = Field(default=128, ge=1, le=4096)
-    tls: Tls = Tls()
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    tls: TlsSettings = TlsSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
 
 
-class Models(_Section):
+class ModelsSettings(_Section):
     """The routes below /cnai/."""
 
     enabled: bool = True
 
 
-class Log(_Section):
+class LogSettings(_Section):
     """Lines on standard error."""
 
     format: Literal["text", "json"] = "text"
@@ -211,10 +211,10 @@ class MetricsSettings(_Section):
 class Settings(_Section):
     """Everything an operator can set."""
 
-    listen: Listen = Listen()
+    listen: ListenSettings = ListenSettings()
     upstreams: tuple[UpstreamSettings, ...] = ()
-    models: Models = Models()
-    log: Log = Log()
+    models: ModelsSettings = ModelsSettings()
+    log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
 
     @field_validator("upstreams")

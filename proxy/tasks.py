@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from proxy.errors import ProxyError
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_running: set[asyncio.Task[Any]] = set()
+_running: set[asyncio.Task[object]] = set()
 
 
-def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+def spawn(coroutine: Coroutine[object, None, T], *, name: str) -> asyncio.Task[T]:
     """Start a task that asyncio cannot collect while it runs; the caller owns and ends it.
 
     A failure that has no name of ours is logged once, when the task ends; a ``ProxyError`` is an
@@ -28,7 +28,7 @@ def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     return task
 
 
-def _ended(task: asyncio.Task[Any]) -> None:
+def _ended(task: asyncio.Task[object]) -> None:
     _running.discard(task)
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, ProxyError):

@@ -1,19 +1,16 @@
-"""The papers keep up with the code: settings, errors, changes."""
+"""The papers keep up with the code: settings, changes."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard, get_args
 
-import pytest
 import yaml
 from pydantic import BaseModel
 
-from proxy import errors, settings
-from proxy.errors import ProxyError
+from proxy import settings
 from proxy.settings import Settings
 
 _ROOT = Path(__file__).parent.parent
@@ -92,20 +89,3 @@ def test_readme_lists_every_setting_and_no_other() -> None:
 
 def test_changelog_has_an_unreleased_section_with_entries() -> None:
     assert re.search(r"^- \S", _section("CHANGELOG.md", "[Unreleased]"), re.MULTILINE)
-
-
-_ERRORS = [
-    found
-    for _, found in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(found, ProxyError) and found is not ProxyError
-]
-
-
-@pytest.mark.parametrize("error", _ERRORS, ids=lambda found: found.__name__)
-def test_error_has_a_code_a_status_and_words_of_its_own(error: type[ProxyError]) -> None:
-    words = [other.__doc__ for other in _ERRORS]
-
-    assert re.fullmatch(r"[A-Z]+(_[A-Z]+)*", error.__dict__["code"])
-    assert 400 <= error.__dict__["status"] < 600
-    assert error.__doc__ is not None
-    assert words.count(error.__doc__) == 1

@@ -24,6 +24,7 @@ CLASSES = [
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
 def test_error_has_a_code_and_a_status_that_fit(error: type[ProxyError]) -> None:
     assert error.__mro__[1] is ProxyError  # leaves only, no tree
+    assert 400 <= error.status < 600
     if error.status >= 500 and error.status != 501:
         assert error.code == "UNAVAILABLE"
     else:

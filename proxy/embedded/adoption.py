@@ -7,18 +7,14 @@ Entries that name nothing we can serve are kept: not ours to judge, and not ours
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from proxy.embedded.disk import Folder
 from proxy.embedded.index import LayoutIndex, Place
-from proxy.embedded.records import Repository, StoredManifest
+from proxy.embedded.records import ManifestRecord, Repository
 from proxy.errors import MalformedArtifact, ManifestInvalid
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import MANIFEST_BYTES_LIMIT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from proxy.embedded.disk import Folder
 
 DEPTH_LIMIT = 8
 MANIFESTS_LIMIT = 100_000
@@ -56,7 +52,7 @@ def adopt(folder: Folder) -> tuple[LayoutIndex, dict[str, Repository]]:
         repository = repositories.setdefault(place.repository.text, Repository())
         if place.tag is not None:
             repository.tags[place.tag] = place.digest
-        for member in manifests.family(manifest):
+        for member in manifests.reachable(manifest):
             repository.manifests[member.digest] = member
             repository.blobs.update(blob for blob in member.blobs if manifests.holds(blob))
     return LayoutIndex(head=head, foreign=foreign, entries=entries), repositories
@@ -68,12 +64,12 @@ class _Manifests:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._names = folder.blob_names()
-        self._known: dict[Digest, StoredManifest | None] = {}
+        self._known: dict[Digest, ManifestRecord | None] = {}
 
     def holds(self, digest: Digest) -> bool:
         return (digest.algorithm, digest.hex) in self._names
 
-    def find(self, digest: Digest, media_type: str | None) -> StoredManifest | None:
+    def find(self, digest: Digest, media_type: str | None) -> ManifestRecord | None:
         """The manifest, or None when it is missing, broken or over the bounds."""
         if digest not in self._known:
             if len(self._known) >= MANIFESTS_LIMIT:
@@ -81,11 +77,11 @@ class _Manifests:
             self._known[digest] = self._read(digest, media_type)
         return self._known[digest]
 
-    def family(self, top: StoredManifest) -> Iterable[StoredManifest]:
-        """``top`` and whatever hangs below it, to a depth of 8."""
+    def reachable(self, top: ManifestRecord) -> Iterable[ManifestRecord]:
+        """``top`` and whatever hangs below it, to ``DEPTH_LIMIT``."""
         seen, level = {top.digest: top}, [top]
         for _ in range(DEPTH_LIMIT):
-            below: list[StoredManifest] = []
+            below: list[ManifestRecord] = []
             for child in (digest for entry in level for digest in entry.children):
                 if child not in seen and (manifest := self.find(child, None)) is not None:
                     seen[child] = manifest
@@ -93,7 +89,7 @@ class _Manifests:
             level = below
         return seen.values()
 
-    def _read(self, digest: Digest, media_type: str | None) -> StoredManifest | None:
+    def _read(self, digest: Digest, media_type: str | None) -> ManifestRecord | None:
         path = self._folder.blob_path(digest)
         if not self.holds(digest) or path.stat().st_size > MANIFEST_BYTES_LIMIT:
             return None
@@ -101,6 +97,6 @@ class _Manifests:
         if Digest.of(body, digest.algorithm) != digest:
             return None
         try:
-            return StoredManifest.read(body, announced=media_type, algorithm=digest.algorithm)
+            return ManifestRecord.read(body, announced=media_type, algorithm=digest.algorithm)
         except ManifestInvalid:
             return None

@@ -12,16 +12,13 @@ import json
 import os
 import re
 import uuid
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from proxy.errors import MalformedArtifact
+from proxy.oci.digest import Digest
 from proxy.oci.manifest import OCI_INDEX, load_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from proxy.oci.digest import Digest
 
 # From this many bytes on, hashing and writing go to a thread: a hop costs about 0.2 ms.
 INLINE_BYTES_LIMIT = 256 * 1024

@@ -9,17 +9,13 @@ Source: image-spec v1.1, image-layout.md and annotations.md.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from proxy.embedded.records import ManifestRecord
 from proxy.errors import DigestInvalid, NameInvalid
 from proxy.oci.digest import Digest
 from proxy.oci.reference import NAME, RepositoryName, Tag
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from proxy.embedded.records import StoredManifest
 
 REF_NAME = "org.opencontainers.image.ref.name"
 REPOSITORY = "dev.cnai-proxy.repository"
@@ -94,7 +90,7 @@ class LayoutIndex:
     def with_manifest(
         self,
         repository: RepositoryName,
-        manifest: StoredManifest,
+        manifest: ManifestRecord,
         *,
         tags: Sequence[Tag],
         pointers: Mapping[str, Digest],

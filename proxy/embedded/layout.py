@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from proxy.embedded.adoption import adopt
 from proxy.embedded.disk import INLINE_BYTES_LIMIT, Folder, in_thread
-from proxy.embedded.records import Repository, StoredManifest, foreign_layers
+from proxy.embedded.index import LayoutIndex
+from proxy.embedded.records import ManifestRecord, Repository, foreign_layers
 from proxy.embedded.uploads import BlobReader, BlobUpload
 from proxy.errors import (
     BlobUnknown,
@@ -31,12 +33,6 @@ from proxy.errors import (
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import MANIFEST_BYTES_LIMIT
 from proxy.oci.reference import RepositoryName, Tag
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from proxy.embedded.index import LayoutIndex
 
 UPLOADS_LIMIT = 256
 
@@ -93,7 +89,7 @@ class Layout:
             raise NotFound(f"expected a repository of this registry, found {repository.text!r}")
         return sorted(found.tags)
 
-    def find(self, repository: RepositoryName, reference: Tag | Digest) -> StoredManifest:
+    def find(self, repository: RepositoryName, reference: Tag | Digest) -> ManifestRecord:
         """The manifest a tag or digest stands for in this repository.
 
         Raises:
@@ -106,7 +102,7 @@ class Layout:
                 return manifest
         raise ManifestUnknown(f"{repository} has no manifest {reference}")
 
-    async def read_manifest(self, manifest: StoredManifest) -> bytes:
+    async def read_manifest(self, manifest: ManifestRecord) -> bytes:
         """The manifest's bytes as they were pushed.
 
         Raises:
@@ -117,7 +113,7 @@ class Layout:
         except FileNotFoundError as error:
             raise ManifestUnknown(f"the content of {manifest.digest} is gone") from error
 
-    def referrers(self, repository: RepositoryName, subject: Digest) -> list[StoredManifest]:
+    def referrers(self, repository: RepositoryName, subject: Digest) -> list[ManifestRecord]:
         """The manifests of this repository whose subject is ``subject``, by digest."""
         found = self._repositories.get(repository.text)
         if found is None:
@@ -150,7 +146,7 @@ class Layout:
         media_type: str | None,
         digest: Digest | None = None,
         tags: Sequence[Tag] = (),
-    ) -> StoredManifest:
+    ) -> ManifestRecord:
         """Store a manifest under ``digest`` (None: its sha256) and point ``tags`` at it.
 
         ``media_type`` is what the client announced; None takes the body's own.
@@ -166,10 +162,10 @@ class Layout:
             raise SizeInvalid(f"expected a manifest of at most {MANIFEST_BYTES_LIMIT} bytes")
         algorithm = digest.algorithm if digest is not None else "sha256"
         if len(body) < INLINE_BYTES_LIMIT:
-            manifest = StoredManifest.read(body, announced=media_type, algorithm=algorithm)
+            manifest = ManifestRecord.read(body, announced=media_type, algorithm=algorithm)
         else:
             manifest = await in_thread(
-                lambda: StoredManifest.read(body, announced=media_type, algorithm=algorithm)
+                lambda: ManifestRecord.read(body, announced=media_type, algorithm=algorithm)
             )
         if digest is not None and digest != manifest.digest:
             raise DigestInvalid(f"expected the bytes of {digest}, found {manifest.digest}")
@@ -268,7 +264,7 @@ class Layout:
     async def _put_manifest(
         self,
         repository: RepositoryName,
-        manifest: StoredManifest,
+        manifest: ManifestRecord,
         body: bytes,
         tags: Sequence[Tag],
     ) -> None:

@@ -8,8 +8,8 @@ Source: image-spec v1.1, manifest.md and image-index.md; distribution-spec v1.1,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from proxy.errors import MalformedArtifact, ManifestInvalid
 from proxy.oci.digest import Digest
@@ -23,15 +23,12 @@ from proxy.oci.manifest import (
     normalise_media_type,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _FOREIGN_LAYER = re.compile(r"\.nondistributable\.|\.rootfs\.foreign\.")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredManifest:
+class ManifestRecord:
     """What the registry must know of a manifest without reading it; ``size`` in bytes.
 
     ``annotations`` are kept only where a subject makes this manifest a referrer.
@@ -47,7 +44,7 @@ class StoredManifest:
     children: tuple[Digest, ...]
 
     @classmethod
-    def read(cls, body: bytes, *, announced: str | None, algorithm: str) -> StoredManifest:
+    def read(cls, body: bytes, *, announced: str | None, algorithm: str) -> ManifestRecord:
         """The record of the manifest or index in ``body``, under its ``algorithm`` digest.
 
         ``announced`` is the media type it came with; None takes the body's own.
@@ -94,14 +91,14 @@ class Repository:
     """What one repository holds: its tags, the manifests and the blobs it may read."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
-    manifests: dict[Digest, StoredManifest] = field(default_factory=dict)
+    manifests: dict[Digest, ManifestRecord] = field(default_factory=dict)
     blobs: set[Digest] = field(default_factory=set)
 
 
 def foreign_layers(body: bytes) -> set[Digest]:
     """The layers whose bytes live elsewhere, so that a push may leave them out.
 
-    ``body`` is a manifest that ``StoredManifest.read`` took.
+    ``body`` is a manifest that ``ManifestRecord.read`` took.
     """
     document = load_json(body, what="the manifest")
     layers = document.get("layers") if isinstance(document, dict) else None

@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, assert_never
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import assert_never
 from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from proxy.embedded.layout import Layout
-from proxy.embedded.records import StoredManifest
+from proxy.embedded.records import ManifestRecord
 from proxy.embedded.uploads import BlobReader, BlobUpload
 from proxy.errors import (
     BadRequest,
@@ -49,11 +51,6 @@ from proxy.oci.endpoint import (
 )
 from proxy.oci.manifest import MANIFEST_BYTES_LIMIT, OCI_INDEX
 from proxy.oci.reference import RepositoryName, Tag
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from aiohttp.typedefs import Handler
 
 logger = logging.getLogger(__name__)
 
@@ -461,7 +458,7 @@ def _link(path: str, fields: Mapping[str, str]) -> str:
     return f'<{path}?{query}>; rel="next"'
 
 
-def _descriptor(manifest: StoredManifest) -> dict[str, object]:
+def _descriptor(manifest: ManifestRecord) -> dict[str, object]:
     found: dict[str, object] = {
         "mediaType": manifest.media_type,
         "digest": str(manifest.digest),

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 from proxy.embedded.disk import INLINE_BYTES_LIMIT, in_thread, move
 from proxy.errors import BlobUploadUnknown
 from proxy.oci.digest import Digest, Hasher
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from proxy.oci.reference import RepositoryName
+from proxy.oci.reference import RepositoryName
 
 _PIECE_BYTES = 1024 * 1024
 

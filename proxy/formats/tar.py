@@ -323,16 +323,6 @@ class TarReader:
             )
 
 
-def looks_like_tar(prefix: bytes) -> bool:
-    """Whether a blob that starts with ``prefix`` (at best 512 bytes) is an uncompressed tar.
-
-    The magic at 257 decides; archives older than it are known by their checksum.
-    """
-    if prefix[257:262] == b"ustar":
-        return True
-    return len(prefix) >= BLOCK_BYTES and _checksum_matches(prefix[:BLOCK_BYTES])
-
-
 def _malformed(expected: str, offset: int, found: str) -> MalformedArtifact:
     return MalformedArtifact(
         f"expected {expected} at byte {offset} of the archive, found {found}",

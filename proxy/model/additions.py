@@ -10,8 +10,8 @@ from fnmatch import translate
 from proxy.model.artifact import LayerClass
 from proxy.model.tree import FileEntry
 
+# Harbor's cap for the same documents.
 TEXT_BYTES_LIMIT = 4 * 1024 * 1024
-"""Harbor's cap for the same documents."""
 
 _MARKDOWN = (".md", ".markdown", ".mdown")
 

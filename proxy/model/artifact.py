@@ -15,8 +15,8 @@ from typing import Literal
 
 from proxy.oci.manifest import Descriptor, Manifest
 
+# Warnings kept of one thing; a hostile artifact could otherwise earn one per layer.
 WARNINGS_LIMIT = 100
-"""Warnings kept of one thing; a hostile artifact could otherwise earn one per layer."""
 
 
 class LayerClass(StrEnum):

@@ -21,9 +21,8 @@ from proxy.model.artifact import LayerClass, ModelLayer, bounded, classify
 
 PATH_BYTES_LIMIT = 4096
 PART_BYTES_LIMIT = 255
+# A placed path is at most twice as deep: nested JSON stays far from the recursion limit.
 PARTS_LIMIT = 64
-"""Deepest path kept. A placed path is at most twice as deep: nested JSON stays far from the
-interpreter's recursion limit."""
 DIRECTORIES_LIMIT = 200_000
 
 # aikit packs each of these as one tar and annotates it with the word; members lie at the root.
@@ -322,14 +321,6 @@ class EarlyMatch:
             for as_written in (True, False):
                 if self._placement.place(name, as_written=as_written) == self._path:
                     self._candidates.setdefault(as_written, member)
-
-
-def early_match(layer: ModelLayer, members_so_far: Sequence[Member], path: str) -> Member | None:
-    """The regular member that ``path`` is, if the members so far decide it.
-
-    Costs one pass; who asks after each header uses ``EarlyMatch``.
-    """
-    return EarlyMatch(layer, path).take(members_so_far)
 
 
 def build_tree(entries: Iterable[FileEntry]) -> FileTree:

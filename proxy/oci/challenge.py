@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from proxy.errors import BadUpstream
 
 TOKEN_ANSWER_LIMIT = 64 * 1024
+# What holds for a token without "expires_in", or with less: the specification's default.
 TOKEN_SECONDS_DEFAULT = 60
 TOKEN_SECONDS_LIMIT = 3600
 

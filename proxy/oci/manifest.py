@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from proxy.errors import DigestInvalid, MalformedArtifact
 from proxy.oci.digest import Digest
 
+# Registries take at least 4 MiB (distribution-spec v1.1, "Pushing Manifests"); twice that here.
 MANIFEST_BYTES_LIMIT = 8 * 1024 * 1024
 JSON_DEPTH_LIMIT = 64
 DESCRIPTORS_LIMIT = 20_000

@@ -8,15 +8,12 @@ gzip layer: with the same zlib). ``models`` says what is in each, ``weights``, `
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from proxy.embedded.layout import Layout
 from proxy.oci.manifest import OCI_MANIFEST
 from proxy.oci.reference import Reference, Tag
 from proxy.samples.models import Sample, sample_models
 from proxy.samples.packing import pack
-
-if TYPE_CHECKING:
-    from proxy.embedded.layout import Layout
 
 __all__ = ["Sample", "write_samples"]
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from proxy.samples.packing import File
 from proxy.samples.texts import licence, pretty, readme
 from proxy.samples.tokenizers import VOCABULARY, bpe_tokenizer, gguf_tokens, word_tokenizer
 from proxy.samples.weights import Tensor, gguf, make_tensor, parameters, safetensors
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample model: its reference in the layout, its family, what it shows in one line."""
+    """A sample model: its reference in the layout, what it shows in one line."""
 
     reference: str
-    family: str
     description: str
 
 
@@ -76,9 +72,7 @@ def _tiny_llama() -> Model:
         "eos_token_id": 1,
         "torch_dtype": "bfloat16",
     }
-    sample = Sample(
-        "demo/tiny-llama:v1", "modelpack", "CNCF ModelPack, one raw layer per file, safetensors"
-    )
+    sample = Sample("demo/tiny-llama:v1", "CNCF ModelPack, one raw layer per file, safetensors")
     return Model(
         sample=sample,
         namespace="cncf",
@@ -90,24 +84,18 @@ def _tiny_llama() -> Model:
             "precision": "bf16",
             "capabilities": {"inputTypes": ["text"], "outputTypes": ["text"], "languages": ["en"]},
         },
-        files=(
-            File("config.json", "weight.config", "raw", pretty(config)),
-            File("tokenizer.json", "weight.config", "raw", pretty(bpe_tokenizer())),
-            File("model.safetensors", "weight", "raw", safetensors(tensors)),
-            File("LICENSE", "doc", "raw", licence()),
-            File(
-                "README.md",
-                "doc",
-                "raw",
-                readme(
-                    sample.reference,
-                    title="Tiny Llama",
-                    task="text-generation",
-                    shape=f"{blocks} blocks, {hidden} wide, {heads} heads in {groups} groups",
-                    tensors=tensors,
-                    packing="every file is a raw layer: the layer *is* the file",
-                    weights="model.safetensors",
-                ),
+        files=_files(
+            config,
+            tokenizer=bpe_tokenizer(),
+            weights=File("model.safetensors", "weight", "raw", safetensors(tensors)),
+            card=readme(
+                sample.reference,
+                title="Tiny Llama",
+                task="text-generation",
+                shape=f"{blocks} blocks, {hidden} wide, {heads} heads in {groups} groups",
+                tensors=tensors,
+                packing="every file is a raw layer: the layer *is* the file",
+                weights="model.safetensors",
             ),
         ),
     )
@@ -154,9 +142,7 @@ def _tiny_bert() -> Model:
         "pad_token_id": 0,
         "torch_dtype": "float16",
     }
-    sample = Sample(
-        "demo/tiny-bert:v1", "modelpack", "CNCF ModelPack, tar layers, the weights as tar+gzip"
-    )
+    sample = Sample("demo/tiny-bert:v1", "CNCF ModelPack, tar layers, the weights as tar+gzip")
     return Model(
         sample=sample,
         namespace="cncf",
@@ -172,25 +158,20 @@ def _tiny_bert() -> Model:
                 "languages": ["en"],
             },
         },
-        files=(
-            File("config.json", "weight.config", "tar", pretty(config)),
-            File("tokenizer.json", "weight.config", "tar", pretty(word_tokenizer())),
-            File("model.safetensors", "weight", "tar+gzip", safetensors(tensors)),
-            File("LICENSE", "doc", "tar", licence()),
-            File(
-                "README.md",
-                "doc",
-                "tar",
-                readme(
-                    sample.reference,
-                    title="Tiny BERT",
-                    task="feature-extraction",
-                    shape=f"{blocks} blocks, {hidden} wide, {heads} heads",
-                    tensors=tensors,
-                    packing="every file is alone in a tar layer, and the weights' tar is gzipped",
-                    weights="model.safetensors",
-                ),
+        files=_files(
+            config,
+            tokenizer=word_tokenizer(),
+            weights=File("model.safetensors", "weight", "tar+gzip", safetensors(tensors)),
+            card=readme(
+                sample.reference,
+                title="Tiny BERT",
+                task="feature-extraction",
+                shape=f"{blocks} blocks, {hidden} wide, {heads} heads",
+                tensors=tensors,
+                packing="every file is alone in a tar layer, and the weights' tar is gzipped",
+                weights="model.safetensors",
             ),
+            packing="tar",
         ),
     )
 
@@ -251,9 +232,7 @@ def _tiny_gguf() -> Model:
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
-    sample = Sample(
-        "demo/tiny-gguf:v1", "cnai", "CNAI (the generation before ModelPack), raw layers, GGUF"
-    )
+    sample = Sample("demo/tiny-gguf:v1", "CNAI (the generation before ModelPack), raw layers, GGUF")
     return Model(
         sample=sample,
         namespace="cnai",
@@ -265,26 +244,38 @@ def _tiny_gguf() -> Model:
             "precision": "int8",
             "quantization": "q8_0",
         },
-        files=(
-            File("config.json", "weight.config", "raw", pretty(config)),
-            File("tokenizer.json", "weight.config", "raw", pretty(bpe_tokenizer())),
-            File("tiny-gguf.Q8_0.gguf", "weight", "raw", gguf(metadata, tensors)),
-            File("LICENSE", "doc", "raw", licence()),
-            File(
-                "README.md",
-                "doc",
-                "raw",
-                readme(
-                    sample.reference,
-                    title="Tiny GGUF",
-                    task="text-generation",
-                    shape=f"{blocks} blocks, {hidden} wide, {heads} heads in {groups} groups",
-                    tensors=tensors,
-                    packing="every file is a raw layer: the layer *is* the file",
-                    weights="tiny-gguf.Q8_0.gguf",
-                ),
+        files=_files(
+            config,
+            tokenizer=bpe_tokenizer(),
+            weights=File("tiny-gguf.Q8_0.gguf", "weight", "raw", gguf(metadata, tensors)),
+            card=readme(
+                sample.reference,
+                title="Tiny GGUF",
+                task="text-generation",
+                shape=f"{blocks} blocks, {hidden} wide, {heads} heads in {groups} groups",
+                tensors=tensors,
+                packing="every file is a raw layer: the layer *is* the file",
+                weights="tiny-gguf.Q8_0.gguf",
             ),
         ),
+    )
+
+
+def _files(
+    config: Mapping[str, object],
+    *,
+    tokenizer: Mapping[str, object],
+    weights: File,
+    card: bytes,
+    packing: str = "raw",
+) -> tuple[File, ...]:
+    """The five files of each model; ``packing`` is that of all but the weights."""
+    return (
+        File("config.json", "weight.config", packing, pretty(config)),
+        File("tokenizer.json", "weight.config", packing, pretty(tokenizer)),
+        weights,
+        File("LICENSE", "doc", packing, licence()),
+        File("README.md", "doc", packing, card),
     )
 
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import OCI_MANIFEST
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 CREATED = "2026-01-01T00:00:00Z"
 CREATED_SECONDS = 1_767_225_600

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from proxy.samples.weights import Tensor, parameters
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def pretty(document: object) -> bytes:

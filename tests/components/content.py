@@ -22,8 +22,8 @@ from tests.components.tokens import SERVICE, Credential
 CONTAINER_CONFIG = "application/vnd.oci.image.config.v1+json"
 CONTAINER_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
+# Tells our own requests in a registry's log from those of the client under test.
 USER_AGENT = "cnai-proxy-tests"
-"""Tells our own requests in a registry's log from those of the client under test."""
 
 _SECONDS = 20.0
 

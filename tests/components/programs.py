@@ -19,7 +19,6 @@ import pytest
 # Program → Debian package. Source: packages.debian.org for bookworm.
 DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
     {
-        "buildah": "buildah",
         "containerd": "containerd",
         "ctr": "containerd",
         "curl": "curl",
@@ -32,7 +31,6 @@ DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
         "podman": "podman",
         "runc": "runc",
         "skopeo": "skopeo",
-        "tar": "tar",
         "wrk": "wrk",
     }
 )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from proxy.embedded.index import REF_NAME
+from proxy.embedded.layout import Layout
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from proxy.oci.reference import RepositoryName, Tag
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from proxy.embedded.layout import Layout
 
 TEAM = RepositoryName("team/model")
 OTHER = RepositoryName("other")

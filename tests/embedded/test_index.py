@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.embedded.index import REF_NAME, REPOSITORY, LayoutIndex, Place
-from proxy.embedded.records import StoredManifest
+from proxy.embedded.records import ManifestRecord
 from proxy.oci.digest import Digest
 from proxy.oci.reference import RepositoryName, Tag
 from tests.embedded.layouts import TEAM, V1, entry, manifest_bytes
@@ -13,8 +13,8 @@ DIGEST = Digest.of(BODY)
 EMPTY = LayoutIndex(head={"schemaVersion": 2}, foreign=("junk",), entries={})
 
 
-def record(body: bytes) -> StoredManifest:
-    return StoredManifest.read(body, announced=None, algorithm="sha256")
+def record(body: bytes) -> ManifestRecord:
+    return ManifestRecord.read(body, announced=None, algorithm="sha256")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proxy.embedded.records import StoredManifest, foreign_layers
+from proxy.embedded.records import ManifestRecord, foreign_layers
 from proxy.errors import ManifestInvalid
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
@@ -16,7 +16,7 @@ CONFIG: dict[str, object] = {"mediaType": "application/x.config", "digest": str(
 
 def test_read_manifest_names_each_blob_once_and_takes_the_type_of_its_config() -> None:
     body = manifest_bytes(ONE, ONE, config=CONFIG)
-    record = StoredManifest.read(body, announced=None, algorithm="sha512")
+    record = ManifestRecord.read(body, announced=None, algorithm="sha512")
     assert record.digest == Digest.of(body, "sha512")
     assert (record.media_type, record.size) == (OCI_MANIFEST, len(body))
     assert record.artifact_type == "application/x.config"
@@ -26,21 +26,21 @@ def test_read_manifest_names_each_blob_once_and_takes_the_type_of_its_config() -
 
 def test_read_manifest_with_a_subject_keeps_its_annotations() -> None:
     body = manifest_bytes(subject=CONFIG, artifactType="application/y", note="kept")
-    record = StoredManifest.read(body, announced=OCI_MANIFEST, algorithm="sha256")
+    record = ManifestRecord.read(body, announced=OCI_MANIFEST, algorithm="sha256")
     assert (record.subject, record.annotations) == (TWO, {"note": "kept"})
     assert record.artifact_type == "application/y"
 
 
 def test_read_index_has_children_and_no_blobs() -> None:
-    record = StoredManifest.read(index_bytes(ONE, TWO), announced=None, algorithm="sha256")
+    record = ManifestRecord.read(index_bytes(ONE, TWO), announced=None, algorithm="sha256")
     assert (record.media_type, record.blobs, record.children) == (OCI_INDEX, (), (ONE, TWO))
 
 
 def test_read_without_a_type_of_its_own_takes_the_announced_one() -> None:
     body = json.dumps({"schemaVersion": 2, "layers": []}).encode()
-    record = StoredManifest.read(body, announced=None, algorithm="sha256")
+    record = ManifestRecord.read(body, announced=None, algorithm="sha256")
     assert record.media_type == OCI_MANIFEST
-    record = StoredManifest.read(body, announced="application/z", algorithm="sha256")
+    record = ManifestRecord.read(body, announced="application/z", algorithm="sha256")
     assert record.media_type == "application/z"
 
 
@@ -50,7 +50,7 @@ def test_read_without_a_type_of_its_own_takes_the_announced_one() -> None:
 )
 def test_read_of_what_is_no_such_manifest_is_refused(body: bytes, announced: str | None) -> None:
     with pytest.raises(ManifestInvalid):
-        StoredManifest.read(body, announced=announced, algorithm="sha256")
+        ManifestRecord.read(body, announced=announced, algorithm="sha256")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import asyncio
 import gzip
 import io
 import json
-import shutil
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientResponse, ClientSession, web
@@ -18,10 +18,7 @@ from proxy.embedded.layout import Layout
 from proxy.embedded.registry import build_registry
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import MANIFEST_BYTES_LIMIT, OCI_INDEX, OCI_MANIFEST
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+from tests.components.programs import require
 
 CONTENT = bytes(range(256)) * 8  # 2048 bytes
 DIGEST = Digest.of(CONTENT)
@@ -613,7 +610,6 @@ async def run(*command: str) -> None:
     assert process.returncode == 0, output.decode()
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt install skopeo")
 async def test_skopeo_copies_in_and_out_and_its_layouts_are_adopted(tmp_path: Path) -> None:
     config = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
     layer = gzip.compress(CONTENT, mtime=0)  # anything else skopeo would compress
@@ -621,7 +617,7 @@ async def test_skopeo_copies_in_and_out_and_its_layouts_are_adopted(tmp_path: Pa
         config=descriptor(config, "application/vnd.oci.image.config.v1+json"),
         layers=[descriptor(layer, "application/vnd.oci.image.layer.v1.tar+gzip")],
     )
-    copy = ("skopeo", "--insecure-policy", "copy")
+    copy = (require("skopeo"), "--insecure-policy", "copy")
     tls = ("--src-tls-verify=false", "--dest-tls-verify=false")
     written, again = tmp_path / "written", tmp_path / "again"
     async with serving(tmp_path / "first") as served:

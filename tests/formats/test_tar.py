@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import MalformedArtifact
-from proxy.formats.tar import Member, MemberKind, TarLimits, TarReader, looks_like_tar
+from proxy.formats.tar import Member, MemberKind, TarLimits, TarReader
 from tests.build import (
     TarFormat,
     padded,
@@ -397,14 +397,6 @@ def test_reader_end_inside_metadata_is_refused() -> None:
         reader.feed(0, archive)
         with pytest.raises(MalformedArtifact):
             reader.end()
-
-
-def test_looks_like_tar_knows_archives_from_files() -> None:
-    assert looks_like_tar(tar_archive({"a": b""}, layout="gnu")[:262])
-    assert looks_like_tar(tar_header(b"v7", magic=b""))
-    assert not looks_like_tar(tar_header(b"v7", magic=b"")[:511])
-    assert not looks_like_tar(b"GGUF" + bytes(1000))
-    assert not looks_like_tar(b"")
 
 
 @settings(max_examples=200, deadline=None)

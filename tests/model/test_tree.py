@@ -18,7 +18,6 @@ from proxy.model.tree import (
     EarlyMatch,
     FileEntry,
     build_tree,
-    early_match,
     entry_of_layer,
     may_hold,
     path_warning,
@@ -358,7 +357,7 @@ def test_may_hold_table(annotated: str | None, packing: Packing, path: str, expe
 def test_early_match_table(
     annotated: str | None, members: list[str], path: str, decided: bool
 ) -> None:
-    found = early_match(_layer(annotated), _members(*members), path)
+    found = EarlyMatch(_layer(annotated), path).take(_members(*members))
     assert (found is not None) is decided
     if found is not None:
         assert found.name.endswith(path.rpartition("/")[2])
@@ -394,7 +393,7 @@ def test_early_match_never_contradicts_the_whole_archive(
         running = EarlyMatch(layer, path)
         for count in range(1, len(members) + 1):
             found = running.take(members[count - 1 : count])
-            assert found == early_match(layer, members[:count], path)
+            assert found == EarlyMatch(layer, path).take(members[:count])
             if found is not None:
                 assert whole[path].offset == found.offset
                 assert whole[path].unsupported is None

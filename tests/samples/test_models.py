@@ -1,21 +1,21 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from proxy.embedded.layout import Layout
+from proxy.model.families import recognise
 from proxy.samples import write_samples
 from tests.samples.written import BERT, GGUF, LLAMA, Written
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 async def test_write_samples_names_three_models_and_their_families(written: Written) -> None:
-    assert {name: sample.family for name, sample in written.samples.items()} == {
-        LLAMA: "modelpack",
-        BERT: "modelpack",
-        GGUF: "cnai",
-    }
+    families = {}
+    for name in written.samples:
+        _, manifest, _ = await written.manifest(name)
+        artifact = recognise(manifest)
+        assert artifact is not None
+        families[name] = artifact.family
+    assert families == {LLAMA: "modelpack", BERT: "modelpack", GGUF: "cnai"}
     assert written.layout.repositories() == ["demo/tiny-bert", "demo/tiny-gguf", "demo/tiny-llama"]
 
 

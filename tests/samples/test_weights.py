@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from gguf import GGUFReader
@@ -9,9 +9,6 @@ from safetensors import safe_open
 
 from proxy.samples.weights import gguf, make_tensor
 from tests.samples.written import BERT, GGUF, LLAMA, Written
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(("name", "dtype"), [(LLAMA, "BF16"), (BERT, "F16")])
