@@ -17,7 +17,7 @@ from proxy.content.models import Models
 from proxy.embedded.layout import Layout
 from proxy.embedded.registry import build_registry
 from proxy.facade.cnai_api import CnaiApi
-from proxy.facade.middleware import RequestScope
+from proxy.facade.middleware import RequestTracer
 from proxy.facade.ops_api import OpsApi
 from proxy.facade.passthrough import Passthrough
 from proxy.facade.registry_api import RegistryApi
@@ -73,7 +73,7 @@ async def open_app(settings: Settings) -> AsyncIterator[web.Application]:
     (upstream_settings,) = settings.upstreams
     async with _upstream(upstream_settings, metrics) as upstream:
         reader = AuthorizedReader(upstream, auth_hosts=upstream_settings.auth_hosts)
-        app = web.Application(middlewares=[RequestScope(metrics).handle])
+        app = web.Application(middlewares=[RequestTracer(metrics).handle])
         app.on_response_prepare.append(_name_the_product)
         app.add_routes(OpsApi(metrics, expose_metrics=settings.metrics.enabled).routes())
         if settings.models.enabled:

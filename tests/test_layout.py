@@ -23,7 +23,8 @@ COVERED_BY = {
     "facade/passthrough.py": "flows/test_push.py",
     "facade/registry_api.py": "flows/test_pull.py",
     "facade/responses.py": "flows/test_pull.py",
-    "facade/scope.py": "flows/test_operations.py",
+    "facade/trace.py": "flows/test_operations.py",
+    "facade/sending.py": "flows/test_splice.py",
     "facade/splice.py": "flows/test_splice.py",
     "upstream/client.py": "flows/test_pull.py",
 }

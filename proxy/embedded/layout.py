@@ -16,6 +16,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import aiofiles
+
 from proxy.embedded.adoption import adopt
 from proxy.embedded.disk import INLINE_BYTES_LIMIT, Folder, in_thread
 from proxy.embedded.index import LayoutIndex
@@ -109,7 +111,8 @@ class Layout:
             ManifestUnknown: its file is gone.
         """
         try:
-            return await in_thread(self._folder.blob_path(manifest.digest).read_bytes)
+            async with aiofiles.open(self._folder.blob_path(manifest.digest), "rb") as file:
+                return await file.read()
         except FileNotFoundError as error:
             raise ManifestUnknown(f"the content of {manifest.digest} is gone") from error
 

@@ -11,9 +11,9 @@ from proxy.content.models import ModelFile, Models
 from proxy.errors import BadRequest, BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
 from proxy.facade.content_headers import content_disposition, content_type
-from proxy.facade.responses import CONTENT_SAFETY, json_response, stream_response
-from proxy.facade.scope import scope_of
-from proxy.facade.splice import send_answer
+from proxy.facade.responses import CONTENT_SAFETY, PRIVATE, json_response
+from proxy.facade.sending import send_answer, send_chunks
+from proxy.facade.trace import trace_of
 from proxy.model import additions
 from proxy.model.additions import ADDITIONS
 from proxy.model.tree import Directory, subtree_json
@@ -41,20 +41,20 @@ class CnaiApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a GET or HEAD below ``/cnai/``."""
-        scope = scope_of(request)
-        scope.route = "/cnai/"
+        trace = trace_of(request)
+        trace.route = "/cnai/"
         path, _ = split_target(request.raw_path)
         asked = address.parse(path)
-        scope.repository = asked.reference.repository.text
-        scope.reference = str(asked.reference.target)[:140]
-        scope.route = "/cnai/<ref>"
+        trace.repository = asked.reference.repository.text
+        trace.reference = str(asked.reference.target)[:140]
+        trace.route = "/cnai/<ref>"
         caller = _caller(request)
         if asked.view == "files":
-            scope.route = "/cnai/<ref>/files"
+            trace.route = "/cnai/<ref>/files"
             if not asked.path:
                 tree = await self._models.files(asked.reference, caller=caller)
                 return json_response(tree.to_json(flat=_is_set(request, "flat")))
-            scope.route = "/cnai/<ref>/files/<path>"
+            trace.route = "/cnai/<ref>/files/<path>"
             found = await self._models.find(asked.reference, asked.path, caller=caller)
             if isinstance(found, Directory):
                 return json_response(subtree_json(found))
@@ -65,7 +65,7 @@ class CnaiApi:
                 detail={"views": [view for view in _VIEWS if view]},
             )
         if asked.view in ADDITIONS:
-            scope.route = f"/cnai/<ref>/{asked.view}"
+            trace.route = f"/cnai/<ref>/{asked.view}"
             document = await self._models.addition(asked.reference, asked.view, caller=caller)
             as_type = additions.content_type(document.entry.path)
             return await self._send(request, document, as_type=as_type)
@@ -74,11 +74,9 @@ class CnaiApi:
     async def _send(
         self, request: web.Request, found: ModelFile, *, as_type: str
     ) -> web.StreamResponse:
-        headers = CIMultiDict(CONTENT_SAFETY)
+        headers = CIMultiDict({**CONTENT_SAFETY, **PRIVATE})
         headers["ETag"] = found.etag
         headers["Accept-Ranges"] = "bytes"
-        headers["Cache-Control"] = "private, no-cache"
-        headers["Vary"] = "Accept, Authorization"
         decision = byterange.decide(
             size=found.size,
             etag=found.etag,
@@ -106,14 +104,14 @@ class CnaiApi:
             found.entry.path, attachment=_is_set(request, "download")
         )
         if request.method == hdrs.METH_HEAD or wanted.length == 0:
-            return await stream_response(
+            return await send_chunks(
                 request,
+                _nothing(),
                 status=status,
                 headers=headers,
-                chunks=_nothing(),
                 write_seconds=self._write_seconds,
             )
-        scope_of(request).origin = "upstream"
+        trace_of(request).origin = "upstream"
         async with found.open(wanted) as part:
             if part.answer is not None:
                 return await send_answer(
@@ -123,11 +121,11 @@ class CnaiApi:
                     headers=headers,
                     write_seconds=self._write_seconds,
                 )
-            return await stream_response(
+            return await send_chunks(
                 request,
+                part.chunks,
                 status=status,
                 headers=headers,
-                chunks=part.chunks,
                 write_seconds=self._write_seconds,
             )
 

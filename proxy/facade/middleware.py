@@ -15,8 +15,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.facade.responses import error_response
-from proxy.facade.scope import Scope, open_scope
+from proxy.facade.responses import ClientStalled, error_response
+from proxy.facade.trace import Trace, open_trace
 from proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,7 @@ _HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]+")
 _VERSIONS = ((1, 0), (1, 1))
 
 
-class _Internal(ProxyError):
-    """A defect of the proxy; the client learns the request id, the log the rest."""
-
-
-class RequestScope:
+class RequestTracer:
     """The one middleware of the root application."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -42,104 +38,103 @@ class RequestScope:
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer ``request`` by ``handler``, whatever becomes of it."""
-        scope = Scope(request_id=secrets.token_hex(8), started=time.monotonic())
-        open_scope(request, scope)
+        trace = Trace(request_id=secrets.token_hex(8), started=time.monotonic())
+        open_trace(request, trace)
         self._metrics.request_started()
         status = CLIENT_LEFT
         try:
-            response = await self._answer(request, handler, scope)
+            response = await self._answer(request, handler, trace)
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
-                scope.sent_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
-            status = CLIENT_LEFT if scope.failure == _LEFT else response.status
+                trace.sent_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
+            if not trace.client_left:
+                status = response.status
             return response
         finally:
-            self._end(request, scope, status)
+            self._end(request, trace, status)
 
     async def _answer(
-        self, request: web.Request, handler: Handler, scope: Scope
+        self, request: web.Request, handler: Handler, trace: Trace
     ) -> web.StreamResponse:
         try:
             _check_framing(request)
             response = await handler(request)
         except asyncio.CancelledError:
-            scope.failure = _LEFT
+            trace.client_left, trace.failure = True, "the client left"
             raise
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
             response = self._refuse(
                 request,
-                scope,
+                trace,
                 MethodNotAllowed(
                     f"expected one of {allowed}, found {request.method[:20]!r}",
                     headers=(("Allow", allowed),),
                 ),
             )
         except web.HTTPNotFound:
-            response = self._refuse(
-                request, scope, NotFound("no such route; there are /v2/, /cnai/, /livez, /readyz")
-            )
+            response = self._refuse(request, trace, NotFound("no such route"))
         except web.HTTPException:
             raise
         except ProxyError as error:
-            response = self._refuse(request, scope, error)
+            response = self._refuse(request, trace, error)
+        except ClientStalled as error:
+            trace.failure = str(error)
+            response = _cut(request)
         except ConnectionError:
-            scope.failure = _LEFT
+            trace.client_left, trace.failure = True, "the client left"
             response = _cut(request)
         except Exception as error:  # the last resort: answered and logged, not lost
-            logger.exception("request failed id=%s", scope.request_id)
+            logger.exception("request failed id=%s", trace.request_id)
             response = self._refuse(
-                request, scope, _Internal(f"internal error, request {scope.request_id}")
+                request, trace, ProxyError(f"internal error, request {trace.request_id}")
             )
-            scope.failure = type(error).__name__
+            trace.failure = type(error).__name__
         return response
 
-    def _refuse(self, request: web.Request, scope: Scope, error: ProxyError) -> web.StreamResponse:
-        scope.failure = error.message
-        if scope.started_answer:
+    def _refuse(self, request: web.Request, trace: Trace, error: ProxyError) -> web.StreamResponse:
+        trace.failure = error.message
+        if trace.started_answer:
             # Bytes are out: an error text would become part of the body. A cut connection is the
             # only honest end.
             return _cut(request)
         response = error_response(error)
-        response.headers["X-Request-Id"] = scope.request_id
+        response.headers["X-Request-Id"] = trace.request_id
         if isinstance(error, BadRequest) or not request.content.is_eof():
             # Where framing was in doubt, or a body is still coming, nothing more is read.
             response.force_close()
         return response
 
-    def _end(self, request: web.Request, scope: Scope, status: int) -> None:
-        seconds = time.monotonic() - scope.started
+    def _end(self, request: web.Request, trace: Trace, status: int) -> None:
+        seconds = time.monotonic() - trace.started
         self._metrics.request_ended(
-            route=scope.route,
+            route=trace.route,
             status=status,
-            origin=scope.origin,
-            sent_bytes=scope.sent_bytes,
-            received_bytes=scope.received_bytes,
+            origin=trace.origin,
+            sent_bytes=trace.sent_bytes,
+            received_bytes=trace.received_bytes,
         )
         fields: dict[str, object] = {
-            "id": scope.request_id,
+            "id": trace.request_id,
             "method": request.method,
-            "route": scope.route,
-            "repository": scope.repository,
-            "reference": scope.reference,
+            "route": trace.route,
+            "repository": trace.repository,
+            "reference": trace.reference,
             "status": status,
-            "origin": scope.origin,
-            "sent": scope.sent_bytes,
-            "received": scope.received_bytes,
+            "origin": trace.origin,
+            "sent": trace.sent_bytes,
+            "received": trace.received_bytes,
             "seconds": round(seconds, 4),
-            "upstream_seconds": scope.upstream_seconds and round(scope.upstream_seconds, 4),
+            "upstream_seconds": trace.upstream_seconds and round(trace.upstream_seconds, 4),
             "client": request.remote,
-            "reason": scope.failure,
+            "reason": trace.failure,
         }
         access_logger.info(
             "request", extra={"fields": {k: v for k, v in fields.items() if v is not None}}
         )
 
 
-_LEFT = "the client left"
-
-
 def _check_framing(request: web.Request) -> None:
-    """What aiohttp's parser lets pass and a reverse proxy must not (rows H2, C3)."""
+    """What aiohttp's parser lets pass and a reverse proxy must not (row H2)."""
     if tuple(request.version) not in _VERSIONS:
         raise BadRequest("expected HTTP/1.0 or HTTP/1.1")
     if tuple(request.version) == (1, 0) and hdrs.TRANSFER_ENCODING in request.headers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.facade.scope import scope_of
+from proxy.facade.trace import trace_of
 from proxy.metrics import Metrics
 
 
@@ -24,7 +24,7 @@ class OpsApi:
 
     async def livez(self, request: web.Request) -> web.Response:
         """The process answers."""
-        scope_of(request).route = "/livez"
+        trace_of(request).route = "/livez"
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:
@@ -33,12 +33,12 @@ class OpsApi:
         An upstream that is down does not change that, and a proxy that drains no longer accepts
         the connection this would come on.
         """
-        scope_of(request).route = "/readyz"
+        trace_of(request).route = "/readyz"
         return web.Response(text="ready\n")
 
     async def metrics(self, request: web.Request) -> web.Response:
         """All counters."""
-        scope_of(request).route = "/metrics"
+        trace_of(request).route = "/metrics"
         return web.Response(
             body=self._metrics.render(), headers={"Content-Type": self._metrics.content_type}
         )

@@ -1,7 +1,7 @@
 """A registry call streamed both ways: what the upstream says is what the client gets.
 
-No body is held, none is sent twice. Source: reference walks "Push" and "Blob, miss" in
-ARCHITECTURE.md; distribution-spec v1.1, "Pushing blobs".
+No body over 64 KiB is held, none is sent twice.
+Source: distribution-spec v1.1, "Pulling blobs" and "Pushing blobs".
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import RequestTimeout
-from proxy.facade.scope import Scope, scope_of
-from proxy.facade.splice import send_answer
+from proxy.facade.sending import send_answer
+from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
 from proxy.upstream.client import RequestBody, Upstream, UpstreamResponse
 from proxy.upstream.headers import for_client, for_upstream
 
 _BODYLESS = frozenset({"GET", "HEAD"})
-# A body of this size is sent with its headers in one piece, and an upstream that breaks within it
-# is still a 502 of ours. Manifests, lists and errors are below it.
-SMALL_BYTES = 64 * 1024
 
 
 class Passthrough:
@@ -40,18 +37,18 @@ class Passthrough:
         self, request: web.Request, target: str, call: endpoint.Endpoint
     ) -> web.StreamResponse:
         """Send ``request`` to the upstream's ``target`` and stream the answer back."""
-        scope = scope_of(request)
+        trace = trace_of(request)
         body = None
         if request.method not in _BODYLESS and request.body_exists:
-            body = RequestBody(self._received(request, scope))
+            body = RequestBody(self._received(request, trace))
         follow = self._upstream.follow_redirects and isinstance(
             call, endpoint.Blob | endpoint.Manifest
         )
         async with self._upstream.open(
             request.method, target, headers=for_upstream(request.headers), body=body, follow=follow
         ) as answer:
-            scope.origin = "upstream"
-            scope.upstream_seconds = answer.seconds
+            trace.origin = "upstream"
+            trace.upstream_seconds = answer.seconds
             headers = for_client(answer.headers, base_url=self._upstream.base_url)
             if isinstance(call, endpoint.Blob) and answer.status in (200, 206):
                 # A blob store behind a redirect does not know this header; the URL does.
@@ -61,9 +58,6 @@ class Passthrough:
                 headers["Connection"] = "close"
             if answer.status == 416 and isinstance(call, endpoint.Blob):
                 return self._unsatisfiable(answer, headers)
-            if _is_small(request, answer):
-                body_bytes = await answer.read(SMALL_BYTES)
-                return web.Response(status=answer.status, headers=headers, body=body_bytes)
             return await send_answer(
                 request,
                 answer,
@@ -81,7 +75,7 @@ class Passthrough:
             status=416, headers={name: headers[name] for name in kept if name in headers}
         )
 
-    async def _received(self, request: web.Request, scope: Scope) -> AsyncIterator[bytes]:
+    async def _received(self, request: web.Request, trace: Trace) -> AsyncIterator[bytes]:
         while True:
             try:
                 async with asyncio.timeout(self._body_seconds):
@@ -92,11 +86,5 @@ class Passthrough:
                 ) from error
             if not chunk:
                 return
-            scope.received_bytes += len(chunk)
+            trace.received_bytes += len(chunk)
             yield chunk
-
-
-def _is_small(request: web.Request, answer: UpstreamResponse) -> bool:
-    length = answer.content_length
-    has_body = request.method != "HEAD" and answer.status not in (204, 304)
-    return has_body and length is not None and length <= SMALL_BYTES

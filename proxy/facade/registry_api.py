@@ -8,7 +8,7 @@ from aiohttp import web
 
 from proxy.errors import MethodNotAllowed
 from proxy.facade.passthrough import Passthrough
-from proxy.facade.scope import Scope, scope_of
+from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
 from proxy.oci.digest import Digest
 
@@ -31,8 +31,8 @@ class RegistryApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request at or below ``/v2``."""
-        scope = scope_of(request)
-        scope.route = "/v2/"
+        trace = trace_of(request)
+        trace.route = "/v2/"
         if request.method not in _METHODS:
             raise MethodNotAllowed(
                 f"expected one of {', '.join(_METHODS)}, found {request.method[:20]!r}",
@@ -40,33 +40,33 @@ class RegistryApi:
             )
         path, query = endpoint.split_target(request.raw_path)
         call = endpoint.parse(path)
-        _describe(scope, call)
+        _describe(trace, call)
         return await self._passthrough.forward(request, f"{path}?{query}" if query else path, call)
 
 
-def _describe(scope: Scope, call: endpoint.Endpoint) -> None:
+def _describe(trace: Trace, call: endpoint.Endpoint) -> None:
     match call:
         case endpoint.Ping():
-            scope.route = "/v2/"
+            trace.route = "/v2/"
         case endpoint.Catalog():
-            scope.route = "/v2/_catalog"
+            trace.route = "/v2/_catalog"
         case endpoint.Manifest(repository, reference):
-            scope.route = "/v2/<name>/manifests/<reference>"
-            scope.repository, scope.reference = repository.text, _short(reference)
+            trace.route = "/v2/<name>/manifests/<reference>"
+            trace.repository, trace.reference = repository.text, _short(reference)
         case endpoint.Blob(repository, digest):
-            scope.route = "/v2/<name>/blobs/<digest>"
-            scope.repository, scope.reference = repository.text, _short(digest)
+            trace.route = "/v2/<name>/blobs/<digest>"
+            trace.repository, trace.reference = repository.text, _short(digest)
         case endpoint.Upload(repository, _):
-            scope.route = "/v2/<name>/blobs/uploads/<session>"
-            scope.repository = repository.text
+            trace.route = "/v2/<name>/blobs/uploads/<session>"
+            trace.repository = repository.text
         case endpoint.Tags(repository):
-            scope.route = "/v2/<name>/tags/list"
-            scope.repository = repository.text
+            trace.route = "/v2/<name>/tags/list"
+            trace.repository = repository.text
         case endpoint.Referrers(repository, digest):
-            scope.route = "/v2/<name>/referrers/<digest>"
-            scope.repository, scope.reference = repository.text, _short(digest)
+            trace.route = "/v2/<name>/referrers/<digest>"
+            trace.repository, trace.reference = repository.text, _short(digest)
         case endpoint.Other():
-            scope.route = "/v2/<other>"
+            trace.route = "/v2/<other>"
         case _:
             assert_never(call)
 

@@ -1,20 +1,23 @@
-"""Answers on the wire: streams with flat memory, errors in the one body shape, safe headers."""
+"""Answers of the proxy's own: errors in the one body shape, JSON, the headers they share."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from proxy.errors import ProxyError
-from proxy.facade.scope import scope_of
 
+# What depends on the caller's permission is kept by nobody else's cache, and asked for again.
+PRIVATE: Mapping[str, str] = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization",
+}
 # Artifact content never runs in the proxy's origin, whatever its bytes are (row G2).
+NO_SNIFFING: Mapping[str, str] = {"X-Content-Type-Options": "nosniff"}
 CONTENT_SAFETY: Mapping[str, str] = {
-    "X-Content-Type-Options": "nosniff",
+    **NO_SNIFFING,
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -29,6 +32,7 @@ def error_response(error: ProxyError) -> web.Response:
     response = web.Response(
         status=error.status, body=error.to_oci_json(), content_type="application/json"
     )
+    response.headers.update(NO_SNIFFING)
     response.headers["Cache-Control"] = "no-store"
     for name, value in error.headers:
         response.headers.add(name, value)
@@ -42,38 +46,5 @@ def json_response(value: object) -> web.Response:
             "utf-8", "replace"
         ),
         content_type="application/json",
-        headers={"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization"},
+        headers={**PRIVATE, **NO_SNIFFING},
     )
-
-
-async def stream_response(
-    request: web.Request,
-    *,
-    status: int,
-    headers: CIMultiDict[str],
-    chunks: AsyncIterator[bytes],
-    write_seconds: float,
-) -> web.StreamResponse:
-    """Send ``chunks`` as they come; without a Content-Length in ``headers`` they go chunked.
-
-    ``write_seconds`` bounds how long the client may take no byte. A failure after the headers is
-    the caller's to turn into an aborted connection: nothing here ends a body early.
-
-    Raises:
-        ClientStalled: the client took nothing in time.
-    """
-    scope = scope_of(request)
-    response = web.StreamResponse(status=status, headers=headers)
-    scope.started_answer = True
-    await response.prepare(request)
-    if request.method == "HEAD" or status in (204, 304):
-        return response
-    async for chunk in chunks:
-        try:
-            async with asyncio.timeout(write_seconds):
-                await response.write(chunk)
-        except TimeoutError as error:
-            raise ClientStalled("the client took no byte in time") from error
-        scope.sent_bytes += len(chunk)
-    await response.write_eof()
-    return response

@@ -1,8 +1,7 @@
 """A long body moved from the upstream's socket to the client's inside the kernel.
 
 Through Python a GiB costs more than twice the CPU, and each slow reader holds buffers; spliced, it
-holds one pipe. Both sides must be plain sockets and the length known; everything else goes through
-``responses.stream_response``.
+holds one pipe. Both sides must be plain sockets and the length known; ``sending`` has the rest.
 Source: splice(2), pipe(7). Measured in bench/.
 """
 
@@ -19,8 +18,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import BadUpstream, UpstreamTimeout
-from proxy.facade.responses import ClientStalled, stream_response
-from proxy.facade.scope import Scope, scope_of
+from proxy.facade.responses import ClientStalled
+from proxy.facade.trace import Trace, trace_of
 from proxy.upstream.client import UpstreamResponse
 
 # Shorter bodies are through before the take-over pays, which also costs the upstream connection.
@@ -34,32 +33,8 @@ TURN_BYTES = 8 * 1024 * 1024
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-async def send_answer(
-    request: web.Request,
-    answer: UpstreamResponse,
-    *,
-    status: int,
-    headers: CIMultiDict[str],
-    write_seconds: float,
-) -> web.StreamResponse:
-    """Send the body of ``answer``, spliced where that can be and pays, else streamed.
-
-    Raises:
-        ProxyError: the upstream failed within the body, or was silent for its idle time.
-        ClientStalled: the client took no byte for ``write_seconds``.
-    """
-    if _can_be_spliced(request, answer, status):
-        return await _send_spliced(request, answer, status, headers, write_seconds)
-    return await stream_response(
-        request,
-        status=status,
-        headers=headers,
-        chunks=answer.chunks(),
-        write_seconds=write_seconds,
-    )
-
-
-def _can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int) -> bool:
+def can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int) -> bool:
+    """Whether this answer's body can go to this request's client by splice, and is worth it."""
     client, length = request.transport, answer.content_length
     return (
         request.method == "GET"
@@ -72,18 +47,26 @@ def _can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int)
     )
 
 
-async def _send_spliced(
+async def send_spliced(
     request: web.Request,
     answer: UpstreamResponse,
+    *,
     status: int,
     headers: CIMultiDict[str],
     write_seconds: float,
 ) -> web.StreamResponse:
-    scope, client = scope_of(request), request.transport
+    """Send the answer with its body spliced; the upstream connection ends with it.
+
+    Raises:
+        BadUpstream: the body ended before its declared length.
+        UpstreamTimeout: no byte came for the upstream's idle time.
+        ClientStalled: the client took no byte for ``write_seconds``.
+    """
+    trace, client = trace_of(request), request.transport
     if client is None:
         raise ConnectionResetError("the client left")
     response = web.StreamResponse(status=status, headers=headers)
-    scope.started_answer = True
+    trace.started_answer = True
     writer = await response.prepare(request)
     if writer is None:
         raise ConnectionResetError("the client left")
@@ -96,10 +79,10 @@ async def _send_spliced(
                 writer.send_headers()
                 for chunk in body.received:
                     await response.write(chunk)
-                    scope.sent_bytes += len(chunk)
+                    trace.sent_bytes += len(chunk)
                 await writer.drain()
             with _duplicate(client) as target, _pipe() as pipe:
-                transfer = _Transfer(body.descriptor, target, pipe, scope)
+                transfer = _Transfer(body.descriptor, target, pipe, trace)
                 await transfer.run(body.left, answer.idle_seconds, write_seconds)
         finally:
             client.set_write_buffer_limits(high, low)
@@ -110,11 +93,11 @@ async def _send_spliced(
 class _Transfer:
     """Bytes on their way: source socket → pipe → target socket."""
 
-    def __init__(self, source: int, target: int, pipe: tuple[int, int], scope: Scope) -> None:
+    def __init__(self, source: int, target: int, pipe: tuple[int, int], trace: Trace) -> None:
         self._source = source
         self._target = target
         self._out, self._into = pipe
-        self._scope = scope
+        self._trace = trace
         self._held = 0
 
     async def run(self, left: int, idle_seconds: float, write_seconds: float) -> None:
@@ -132,7 +115,7 @@ class _Transfer:
             moved = self._empty()
             left -= moved
             turn += moved
-            self._scope.sent_bytes += moved
+            self._trace.sent_bytes += moved
             if not moved:
                 async with _client_takes(write_seconds):
                     await _ready(loop.add_writer, loop.remove_writer, self._target)

@@ -33,6 +33,7 @@ README = b"# Tiny\n\nA model of *nothing*.\n"
 LICENSE = b"Apache License\nVersion 2.0\n"
 CONFIG = b'{"tokenizer":"none"}'
 WEIGHTS = bytes(range(256)) * 64  # 16 KiB
+LARGE = WEIGHTS * 8  # more than is sent in one piece
 RECORD = {
     "descriptor": {"name": "tiny", "licenses": ["Apache-2.0"], "createdAt": "2025-01-02T03:04:05Z"},
     "config": {"architecture": "transformer", "format": "safetensors", "paramSize": "8b"},
@@ -1229,14 +1230,22 @@ async def test_another_part_than_asked_for_is_502(
 async def test_short_body_cuts_the_connection(
     proxy: Client, upstream: FaultyUpstream, length: Any
 ) -> None:
-    push(upstream, *usual())
+    push(upstream, layer("f.bin", LARGE))
     upstream.faults.append(Fault(cut_at=1000, length=length))
     with pytest.raises(aiohttp.ClientPayloadError):
-        await proxy.get(f"{REF}/files/model.safetensors")
+        await proxy.get(f"{REF}/files/f.bin")
     with pytest.raises(aiohttp.ClientPayloadError):
-        await proxy.get(f"{REF}/files/model.safetensors", Range="bytes=10-2000")
+        await proxy.get(f"{REF}/files/f.bin", Range="bytes=10-100000")
     upstream.faults.clear()
-    assert (await proxy.get(f"{REF}/files/model.safetensors")).body == WEIGHTS
+    assert (await proxy.get(f"{REF}/files/f.bin")).body == LARGE
+
+
+async def test_short_small_body_is_502(proxy: Client, upstream: FaultyUpstream) -> None:
+    push(upstream, *usual())
+    upstream.faults.append(Fault(cut_at=1000))
+    for headers in ({}, {"Range": "bytes=10-2000"}):
+        answer = await proxy.get(f"{REF}/files/model.safetensors", **headers)
+        assert_error(answer, 502, "UNAVAILABLE")
 
 
 async def test_short_tar_headers_are_502(proxy: Client, upstream: FaultyUpstream) -> None:
@@ -1513,9 +1522,11 @@ async def test_silent_upstream_is_504(start_proxy: StartProxy, upstream: FaultyU
         answer = await proxy.get(f"{REF}/files/model.safetensors")
         assert_error(answer, 504, "UNAVAILABLE")
     upstream.faults = [Fault(stall_at=1000)]
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await proxy.get(f"{REF}/files/model.safetensors")
+    assert_error(await proxy.get(f"{REF}/files/model.safetensors"), 504, "UNAVAILABLE")
     assert_error(await proxy.get(f"{REF}/files/gone"), 504, "UNAVAILABLE")
+    push(upstream, layer("f.bin", LARGE))
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await proxy.get(f"{REF}/files/f.bin")
 
 
 async def test_unreachable_upstream_is_503(start_proxy: StartProxy) -> None:

@@ -1,0 +1,43 @@
+"""What one request leaves behind for its access line and its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+
+@dataclass(slots=True)
+class Trace:
+    """Filled in by whoever knows it while the request is answered; read once at its end."""
+
+    request_id: str
+    started: float
+    # Route template: the only part of the address that becomes a metric label.
+    route: str = "other"
+    # Where the bytes came from: "upstream", or "proxy" for its own words.
+    origin: str = "proxy"
+    repository: str | None = None
+    reference: str | None = None
+    # The status line is out or on its way: it is too late for an error body.
+    started_answer: bool = False
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    upstream_seconds: float | None = None
+    # Nobody was there for the answer, or for its rest.
+    client_left: bool = False
+    # Why it went wrong, in words for the operator.
+    failure: str | None = None
+
+
+_KEY: web.RequestKey[Trace] = web.RequestKey("trace", Trace)
+
+
+def open_trace(request: web.Request, trace: Trace) -> None:
+    """Attach ``trace`` to its request."""
+    request[_KEY] = trace
+
+
+def trace_of(request: web.Request) -> Trace:
+    """The trace of a request that came through ``middleware.RequestTracer``."""
+    return request[_KEY]
