@@ -1,7 +1,7 @@
 """The command line: arguments and environment become settings, settings become a running proxy.
 
-The only place that exits. Exit codes: 0 drained, 1 the address cannot be used, 2 the settings or
-the command line are wrong.
+The only place that exits. Exit codes: 0 stopped and drained, 1 the start failed (address, folder)
+or a second signal came, 2 the settings or the command line are wrong.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from proxy import __version__, logs
 from proxy.app import embedded_registry, serving
 from proxy.demo import run_demo
 from proxy.errors import MalformedArtifact
+from proxy.server import CannotListen
 from proxy.settings import Settings, SettingsError, load
 
 logger = logging.getLogger("proxy")
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _NO_UPSTREAM = """\
 cnai-proxy: no registry to stand before. Three ways to go on:
@@ -45,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(fault)
         return 2
     if arguments.command == "check":
-        sys.stdout.write(settings.to_yaml())
-        return 0
+        if not settings.upstreams:
+            _complain("upstreams: none is set; serve will want --upstream or --embedded")
+        return _say(settings.to_yaml())
     logs.configure(style=settings.log.format, level=settings.log.level)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         logger.warning("aiohttp's C parser is missing; the Python one has known smuggling flaws")
@@ -60,8 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MalformedArtifact as error:
         _complain(f"cnai-proxy: --embedded: {error.message}")
         return 2
-    except OSError as error:
+    except CannotListen as error:
         _complain(f"cnai-proxy: cannot start: {error}")
+        return 1
+    except BlockingIOError:
+        _complain(f"cnai-proxy: --embedded: another process serves {arguments.embedded}")
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"cnai-proxy: cannot start: {place}{error.strerror or error}")
         return 1
 
 
@@ -69,7 +80,13 @@ async def _serve(settings: Settings, embedded: Path | None) -> None:
     if embedded is None:
         await _announce(settings)
         return
-    async with embedded_registry(embedded) as (url, _):
+    async with embedded_registry(embedded) as (url, layout):
+        logger.info("embedded registry repositories=%s", ",".join(layout.repositories()) or "none")
+        if settings.listen.host not in _LOOPBACK:
+            logger.warning(
+                "--embedded has no access control: whoever reaches %s may push and delete",
+                settings.listen.host,
+            )
         await _announce(settings.with_upstream(url))
 
 
@@ -81,8 +98,8 @@ async def _announce(settings: Settings) -> None:
             "can read credentials and change bytes"
         )
     async with serving(settings) as listener:
-        sys.stdout.write(f"cnai-proxy ready on {listener.url}\n")
-        sys.stdout.flush()
+        logger.info("serving upstream=%s url=%s", upstream.name, upstream.url)
+        _say(f"cnai-proxy ready on {listener.url}\n")
         await asyncio.Event().wait()
 
 
@@ -102,6 +119,10 @@ async def _until_stopped(work: Coroutine[None, None, None]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    # Its default is to end the process, which is not what a reload is meant to do.
+    loop.add_signal_handler(
+        signal.SIGHUP, logger.warning, "SIGHUP ignored: settings are read at the start only"
+    )
     try:
         await work
     except asyncio.CancelledError:
@@ -132,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cnai-proxy {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run the proxy before a registry")
-    _add_config(serve, required=False)
+    _add_config(serve)
     upstream = serve.add_mutually_exclusive_group()
     upstream.add_argument("--upstream", metavar="URL", help="the registry to stand before")
     upstream.add_argument(
@@ -144,12 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="run the proxy before a registry of sample models")
     _add_port(demo)
     check = commands.add_parser("check", help="validate settings and print the effective ones")
-    _add_config(check, required=True)
+    _add_config(check)
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--config", metavar="FILE", type=Path, required=required, help="YAML file")
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file")
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +179,16 @@ def _add_port(parser: argparse.ArgumentParser) -> None:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"{text}\n")
+
+
+def _say(text: str) -> int:
+    """Write to standard output, which may be closed or full: 1 then, else 0."""
+    try:
+        print(text, end="", flush=True)  # noqa: T201  # unlike write, it bears a closed stdout
+    except OSError as error:
+        _complain(f"cnai-proxy: cannot write to standard output: {error.strerror}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

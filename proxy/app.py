@@ -21,6 +21,7 @@ from proxy.facade.middleware import RequestTracer
 from proxy.facade.ops_api import OpsApi
 from proxy.facade.passthrough import Passthrough
 from proxy.facade.registry_api import RegistryApi
+from proxy.facade.trace import trace_of
 from proxy.metrics import Metrics
 from proxy.server import Listener, ListenerLimits, listen
 from proxy.settings import Settings, UpstreamSettings
@@ -33,7 +34,7 @@ async def serving(settings: Settings) -> AsyncIterator[Listener]:
     """The proxy, listening until the context ends; on exit it drains.
 
     Raises:
-        OSError: the address cannot be listened on, or a CA file cannot be used.
+        CannotListen: the address of the settings cannot be used.
     """
     limits = ListenerLimits(
         header_seconds=settings.listen.header_seconds,
@@ -74,7 +75,7 @@ async def open_app(settings: Settings) -> AsyncIterator[web.Application]:
     async with _upstream(upstream_settings, metrics) as upstream:
         reader = AuthorizedReader(upstream, auth_hosts=upstream_settings.auth_hosts)
         app = web.Application(middlewares=[RequestTracer(metrics).handle])
-        app.on_response_prepare.append(_name_the_product)
+        app.on_response_prepare.append(_sign)
         app.add_routes(OpsApi(metrics, expose_metrics=settings.metrics.enabled).routes())
         if settings.models.enabled:
             models = Models(Manifests(reader), Blobs(reader))
@@ -113,6 +114,7 @@ async def _upstream(settings: UpstreamSettings, metrics: Metrics) -> AsyncIterat
         yield upstream
 
 
-async def _name_the_product(_: web.Request, response: web.StreamResponse) -> None:
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     # aiohttp would name its own version and Python's.
     response.headers["Server"] = "cnai-proxy"
+    response.headers["X-Request-Id"] = trace_of(request).request_id

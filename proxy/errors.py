@@ -198,3 +198,10 @@ class UpstreamTimeout(ProxyError):
 
     code = "UNAVAILABLE"
     status = 504
+
+
+class LoopDetected(ProxyError):
+    """A request that this very proxy sent has come back to it."""
+
+    code = "UNAVAILABLE"
+    status = 508

@@ -6,7 +6,14 @@ ever becomes a label.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 # Seconds; from a manifest on the same host to a registry that thinks for a minute.
@@ -19,6 +26,8 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        # When each series began is half of the text and of no use to anybody here.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's own gap
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "cnai_proxy_requests",

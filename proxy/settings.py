@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,6 +110,15 @@ def _readable_file(value: Path) -> Path:
     return value
 
 
+def _certificates(value: Path) -> Path:
+    file = _readable_file(value)
+    try:
+        ssl.create_default_context(cafile=file)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError("expected a file of PEM certificates") from error
+    return file
+
+
 def _host_port(value: str) -> str:
     if not _is_host_port(value):
         raise ValueError("expected HOST or HOST:PORT")
@@ -163,7 +173,7 @@ class ListenSettings(_Section):
 class TlsSettings(_Section):
     """How the upstream's certificate is checked."""
 
-    ca_file: Annotated[Path, AfterValidator(_readable_file)] | None = None
+    ca_file: Annotated[Path, AfterValidator(_certificates)] | None = None
     insecure: bool = False
 
 
@@ -351,8 +361,12 @@ def _faults(error: ValidationError, origin: str, sources: Mapping[str, str]) -> 
         path = ".".join(str(part) for part in entry["loc"])
         if not path.isprintable():  # a key of the file is the operator's text: keep to one line
             path = path.encode("unicode_escape").decode("ascii")
-        # The last one to set the value, or a section around it, is the one to correct.
-        setters = [sources[key] for key in sources if f"{path}.".startswith(f"{key}.")]
+        # The last one to set the value, a section around it or a key within it is to correct.
+        setters = [
+            sources[key]
+            for key in sources
+            if f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.")
+        ]
         yield f"{setters[-1] if setters else origin}: {path}: {_explain(entry)}"
 
 

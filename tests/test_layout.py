@@ -17,6 +17,7 @@ COVERED_BY = {
     "content/blobs.py": "flows/test_models.py",
     "content/manifests.py": "flows/test_models.py",
     "content/models.py": "flows/test_models.py",
+    "facade/client.py": "flows/test_splice.py",
     "facade/cnai_api.py": "flows/test_models.py",
     "facade/middleware.py": "flows/test_framing.py",
     "facade/ops_api.py": "flows/test_operations.py",

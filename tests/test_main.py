@@ -128,7 +128,6 @@ def test_serve_on_an_address_in_use_is_one(capsys: pytest.CaptureFixture[str]) -
     [
         [],
         ["unknown"],
-        ["check"],
         ["serve", "--prot", "1"],
         ["serve", "--upstream", URL, "--embedded", "d"],
         ["serve", "--log-format", "xml"],

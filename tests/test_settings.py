@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from proxy.settings import Settings, SettingsError, load
+from tests.flows.test_tls import make_authority
 
 URL = "https://registry.example"
 
@@ -258,8 +259,7 @@ def test_hosts_are_kept_in_lower_case(tmp_path: Path) -> None:
 
 
 def test_ca_file_that_can_be_read_is_kept(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("")
+    file = make_authority().write(tmp_path)
     (found,) = _load(_upstream(f"tls: {{ca_file: '{file}'}}"), tmp_path).upstreams
     assert found.tls.ca_file == file
 

@@ -22,10 +22,15 @@ from proxy.upstream.client import UpstreamResponse
 
 @dataclass(frozen=True, slots=True)
 class BlobPart:
-    """The bytes asked for. ``answer`` is the upstream's where its body is those very bytes."""
+    """The bytes asked for.
+
+    ``answer`` is the upstream's where its body is those very bytes; ``skipped`` counts the bytes
+    before them that an upstream without Range sends, and that are read over.
+    """
 
     chunks: AsyncIterator[bytes]
     answer: UpstreamResponse | None
+    skipped: int
 
 
 class Blobs:
@@ -60,7 +65,7 @@ class Blobs:
         ) as answer:
             leading = _leading(answer, byte_range, descriptor)
             is_exact = leading == 0 and answer.content_length == byte_range.length
-            yield BlobPart(_cut(answer, byte_range, leading), answer if is_exact else None)
+            yield BlobPart(_cut(answer, byte_range, leading), answer if is_exact else None, leading)
 
     async def read(
         self,

@@ -44,7 +44,11 @@ class Manifests:
             headers={"Accept": ACCEPT_MANIFESTS},
         ) as answer:
             if answer.status in (400, 404):
-                raise ManifestUnknown(f"the upstream has no {reference}")
+                is_registry = "json" in answer.headers.get("Content-Type", "")
+                doubt = (
+                    "" if is_registry else "; its answer is no registry's: check upstreams[].url"
+                )
+                raise ManifestUnknown(f"the upstream has no {reference}{doubt}")
             if answer.status != 200:
                 raise BadUpstream(f"expected a manifest, found status {answer.status}")
             declared = answer.content_length

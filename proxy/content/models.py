@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from proxy.content.blobs import BlobPart, Blobs
 from proxy.content.manifests import Manifests, StoredManifest
@@ -26,17 +26,9 @@ from proxy.formats.tar import Member, TarReader
 from proxy.model.additions import ADDITIONS, choose
 from proxy.model.artifact import TAR, LayerClass, ModelArtifact, ModelLayer, bounded, classify
 from proxy.model.families import recognise
-from proxy.model.record import CONFIG_BYTES_LIMIT, model_record, read_config
-from proxy.model.tree import (
-    Directory,
-    EarlyMatch,
-    FileEntry,
-    FileTree,
-    build_tree,
-    entry_of_layer,
-    may_hold,
-    place_members,
-)
+from proxy.model.placement import EarlyMatch, FileEntry, entry_of_layer, may_hold, place_members
+from proxy.model.record import model_record, read_config
+from proxy.model.tree import Directory, FileTree, build_tree
 from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import Index, decode
@@ -49,7 +41,9 @@ FIRST_WINDOW_BYTES = 4 * 1024
 # costs about as much as this many bytes.
 WINDOW_BYTES_LIMIT = 256 * 1024
 # Bounds on what one request of a client may cost the upstream.
-REQUESTS_PER_LAYER_LIMIT = 10_000
+CONFIG_BYTES_LIMIT = 4 * 1024 * 1024
+REQUESTS_LIMIT = 5_000
+SKIPPED_BYTES_LIMIT = 256 * 1024 * 1024
 LAYERS_WALKED_LIMIT = 1_000
 LAYERS_AT_ONCE = 4
 # A manifest of this size takes some milliseconds to decode; a larger one is decoded in a thread.
@@ -58,14 +52,41 @@ DECODE_INLINE_BYTES = 64 * 1024
 PATHS_SHOWN = 100
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What looking for files in archives may still cost the upstream, for one client request."""
+
+    requests: int = REQUESTS_LIMIT
+    skipped_bytes: int = SKIPPED_BYTES_LIMIT
+
+    def spend(self, skipped: int) -> None:
+        """Count one read, and the bytes it had to read over.
+
+        Raises:
+            SizeInvalid: too much.
+        """
+        self.requests -= 1
+        self.skipped_bytes -= skipped
+        if self.requests < 0:
+            raise SizeInvalid(
+                f"expected archives whose headers take at most {REQUESTS_LIMIT} reads, found more"
+            )
+        if self.skipped_bytes < 0:
+            raise SizeInvalid(
+                f"the upstream ignores Range; expected at most {SKIPPED_BYTES_LIMIT} bytes to read "
+                "over, found more"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A manifest that is a model, as one caller may read it."""
+    """A manifest that is a model, as one caller may read it, and what reading it may cost."""
 
     reference: Reference
     caller: Caller
     stored: StoredManifest
     artifact: ModelArtifact
+    budget: _Budget = field(default_factory=_Budget, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,32 +308,31 @@ class Models:
         """Members of an uncompressed tar, up to the one ``wanted`` decides on.
 
         Raises:
-            MalformedArtifact: no tar, or more headers than ranged reads are good for.
+            MalformedArtifact: no tar.
+            SizeInvalid: the model's budget is spent.
         """
         size = layer.descriptor.size
         reader = TarReader(size=size)
         members: list[Member] = []
         window = FIRST_WINDOW_BYTES
-        for _ in range(REQUESTS_PER_LAYER_LIMIT):
-            if reader.finished or reader.position >= size:
-                reader.end()
-                return members, None
-            part = ByteRange(reader.position, min(reader.position + window, size) - 1)
-            chunk = await self._blobs.read(
+        while not (reader.finished or reader.position >= size):
+            wanted_bytes = ByteRange(reader.position, min(reader.position + window, size) - 1)
+            async with self._blobs.open(
                 model.reference.repository,
                 layer.descriptor,
-                byte_range=part,
+                byte_range=wanted_bytes,
                 caller=model.caller,
-            )
-            found = reader.feed(part.first, chunk)
+            ) as part:
+                model.budget.spend(part.skipped)
+                chunk = b"".join([received async for received in part.chunks])
+            found = reader.feed(wanted_bytes.first, chunk)
             members += found
             if wanted is not None and (match := wanted.take(found)) is not None:
                 return members, match
-            is_far = reader.position - part.last > WINDOW_BYTES_LIMIT
+            is_far = reader.position - wanted_bytes.last > WINDOW_BYTES_LIMIT
             window = FIRST_WINDOW_BYTES if is_far else min(2 * window, WINDOW_BYTES_LIMIT)
-        raise MalformedArtifact(
-            f"expected an archive whose headers take at most {REQUESTS_PER_LAYER_LIMIT} reads"
-        )
+        reader.end()
+        return members, None
 
     def _openable(
         self, model: Model, entry: FileEntry, *, failure: ProxyError | None = None

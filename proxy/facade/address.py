@@ -6,13 +6,14 @@ as people write OCI references; both may arrive percent-encoded.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from proxy.errors import ManifestUnknown, NameInvalid
-from proxy.oci.reference import Reference
+from proxy.oci.reference import Reference, RepositoryName
 
-_PREFIX = "/cnai/"
+_PREFIX = "/cnai"
 # Longer than any name plus any path we serve; a guard for the error text, not for the parser.
 _PATH_LIMIT = 16 * 1024
 
@@ -39,7 +40,7 @@ def parse(raw_path: str) -> ModelAddress:
         raise NameInvalid(f"expected a path of at most {_PATH_LIMIT} characters")
     segments = [
         unquote(segment, errors="surrogateescape")
-        for segment in raw_path.removeprefix(_PREFIX).split("/")
+        for segment in raw_path.removeprefix(_PREFIX).removeprefix("/").split("/")
     ]
     for number, segment in enumerate(segments):
         if ":" in segment or "@" in segment:
@@ -47,6 +48,12 @@ def parse(raw_path: str) -> ModelAddress:
             rest = segments[number + 1 :]
             view = rest[0] if rest else ""
             return ModelAddress(reference, view, "/".join(rest[1:]).strip("/"))
+    name = "/".join(segments).strip("/")
+    detail = None
+    with contextlib.suppress(NameInvalid):
+        detail = {"tags": f"/v2/{RepositoryName.parse(name)}/tags/list"}
     raise ManifestUnknown(
-        "expected /cnai/<name>:<tag> or /cnai/<name>@<digest>, found neither tag nor digest"
+        f"expected /cnai/<name>:<tag> or /cnai/<name>@<digest>, found {name[:300]!r} with neither "
+        "tag nor digest",
+        detail=detail,
     )

@@ -10,11 +10,10 @@ from multidict import CIMultiDict
 from proxy.content.models import ModelFile, Models
 from proxy.errors import BadRequest, BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
-from proxy.facade.content_headers import content_disposition, content_type
+from proxy.facade.content_headers import content_disposition, content_type, document_type
 from proxy.facade.responses import CONTENT_SAFETY, PRIVATE, json_response
 from proxy.facade.sending import send_answer, send_chunks
 from proxy.facade.trace import trace_of
-from proxy.model import additions
 from proxy.model.additions import ADDITIONS
 from proxy.model.tree import Directory, subtree_json
 from proxy.oci import byterange
@@ -36,6 +35,7 @@ class CnaiApi:
         """One catch-all for reading: names hold slashes, so the path is parsed here."""
         return [
             web.get("/cnai/{rest:(?s:.*)}", self.handle, allow_head=False),
+            web.get("/cnai", self.handle),
             web.head("/cnai/{rest:(?s:.*)}", self.handle),
         ]
 
@@ -55,6 +55,7 @@ class CnaiApi:
                 tree = await self._models.files(asked.reference, caller=caller)
                 return json_response(tree.to_json(flat=_is_set(request, "flat")))
             trace.route = "/cnai/<ref>/files/<path>"
+            trace.path = asked.path[:500]
             found = await self._models.find(asked.reference, asked.path, caller=caller)
             if isinstance(found, Directory):
                 return json_response(subtree_json(found))
@@ -67,8 +68,7 @@ class CnaiApi:
         if asked.view in ADDITIONS:
             trace.route = f"/cnai/<ref>/{asked.view}"
             document = await self._models.addition(asked.reference, asked.view, caller=caller)
-            as_type = additions.content_type(document.entry.path)
-            return await self._send(request, document, as_type=as_type)
+            return await self._send(request, document, as_type=document_type(document.entry.path))
         return json_response(await self._models.describe(asked.reference, caller=caller))
 
     async def _send(

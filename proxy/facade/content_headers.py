@@ -26,6 +26,7 @@ _TEXTS = frozenset(
         *("modelfile", "py", "rst", "sh", "template", "toml", "tsv", "txt", "yaml", "yml"),
     }
 )
+_MARKDOWN = (".md", ".markdown", ".mdown")
 _TEXT_NAMES = re.compile(
     r"(readme|licen[sc]e|copying|notice|modelfile|kitfile|\.gitattributes)([_-][^.]*)?",
     re.IGNORECASE,
@@ -44,6 +45,12 @@ def content_type(path: str) -> str:
     if extension in _TEXTS or (not extension and _TEXT_NAMES.fullmatch(name)):
         return "text/plain; charset=utf-8"
     return "application/octet-stream"
+
+
+def document_type(path: str) -> str:
+    """The media type an addition is sent with: Markdown where its extension says so, else text."""
+    kind = "markdown" if path.lower().endswith(_MARKDOWN) else "plain"
+    return f"text/{kind}; charset=utf-8"
 
 
 def content_disposition(path: str, *, attachment: bool) -> str:

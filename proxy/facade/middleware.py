@@ -14,10 +14,13 @@ import time
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.facade.responses import ClientStalled, error_response
+from proxy.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound, ProxyError
+from proxy.facade.client import ClientStalled, reset
+from proxy.facade.responses import error_response
 from proxy.facade.trace import Trace, open_trace
 from proxy.metrics import Metrics
+from proxy.upstream.client import measure_upstream
+from proxy.upstream.headers import VIA_NAME
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("proxy.access")
@@ -41,16 +44,16 @@ class RequestTracer:
         trace = Trace(request_id=secrets.token_hex(8), started=time.monotonic())
         open_trace(request, trace)
         self._metrics.request_started()
+        upstream_time = measure_upstream()
         status = CLIENT_LEFT
         try:
             response = await self._answer(request, handler, trace)
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
                 trace.sent_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
-            if not trace.client_left:
-                status = response.status
+            status = trace.cut_status or response.status
             return response
         finally:
-            self._end(request, trace, status)
+            self._end(request, trace, status, upstream_time.seconds)
 
     async def _answer(
         self, request: web.Request, handler: Handler, trace: Trace
@@ -59,7 +62,7 @@ class RequestTracer:
             _check_framing(request)
             response = await handler(request)
         except asyncio.CancelledError:
-            trace.client_left, trace.failure = True, "the client left"
+            trace.failure = getattr(request.protocol, "cut_reason", None) or "the client left"
             raise
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
@@ -78,11 +81,9 @@ class RequestTracer:
         except ProxyError as error:
             response = self._refuse(request, trace, error)
         except ClientStalled as error:
-            trace.failure = str(error)
-            response = _cut(request)
+            response = _cut(request, trace, CLIENT_LEFT, str(error))
         except ConnectionError:
-            trace.client_left, trace.failure = True, "the client left"
-            response = _cut(request)
+            response = _cut(request, trace, CLIENT_LEFT, "the client left")
         except Exception as error:  # the last resort: answered and logged, not lost
             logger.exception("request failed id=%s", trace.request_id)
             response = self._refuse(
@@ -92,19 +93,20 @@ class RequestTracer:
         return response
 
     def _refuse(self, request: web.Request, trace: Trace, error: ProxyError) -> web.StreamResponse:
-        trace.failure = error.message
         if trace.started_answer:
             # Bytes are out: an error text would become part of the body. A cut connection is the
             # only honest end.
-            return _cut(request)
+            return _cut(request, trace, error.status, error.message)
+        trace.failure = error.message
         response = error_response(error)
-        response.headers["X-Request-Id"] = trace.request_id
         if isinstance(error, BadRequest) or not request.content.is_eof():
             # Where framing was in doubt, or a body is still coming, nothing more is read.
             response.force_close()
         return response
 
-    def _end(self, request: web.Request, trace: Trace, status: int) -> None:
+    def _end(
+        self, request: web.Request, trace: Trace, status: int, upstream_seconds: float | None
+    ) -> None:
         seconds = time.monotonic() - trace.started
         self._metrics.request_ended(
             route=trace.route,
@@ -119,17 +121,20 @@ class RequestTracer:
             "route": trace.route,
             "repository": trace.repository,
             "reference": trace.reference,
+            "path": trace.path,
             "status": status,
             "origin": trace.origin,
             "sent": trace.sent_bytes,
             "received": trace.received_bytes,
             "seconds": round(seconds, 4),
-            "upstream_seconds": trace.upstream_seconds and round(trace.upstream_seconds, 4),
+            "upstream_seconds": None if upstream_seconds is None else round(upstream_seconds, 4),
             "client": request.remote,
             "reason": trace.failure,
         }
-        access_logger.info(
-            "request", extra={"fields": {k: v for k, v in fields.items() if v is not None}}
+        access_logger.log(
+            logging.WARNING if status >= 500 else logging.INFO,
+            "request",
+            extra={"fields": {k: v for k, v in fields.items() if v is not None}},
         )
 
 
@@ -142,13 +147,15 @@ def _check_framing(request: web.Request) -> None:
     host = request.headers.get(hdrs.HOST, "localhost")
     if not _HOST.fullmatch(host):
         raise BadRequest("expected a host name and an optional port in the header 'host'")
+    if VIA_NAME in ",".join(request.headers.getall(hdrs.VIA, ())):
+        raise LoopDetected("the upstream leads back to this proxy; correct upstreams[].url")
     if not request.raw_path.startswith("/"):
         raise BadRequest("expected a request target in origin form, such as /v2/")
 
 
-def _cut(request: web.Request) -> web.StreamResponse:
-    if request.transport is not None:
-        request.transport.abort()
-    response = web.Response(status=CLIENT_LEFT)
+def _cut(request: web.Request, trace: Trace, status: int, reason: str) -> web.StreamResponse:
+    trace.cut_status, trace.failure = status, reason
+    reset(request.transport)
+    response = web.Response(status=status)
     response.force_close()
     return response

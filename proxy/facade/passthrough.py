@@ -44,11 +44,14 @@ class Passthrough:
         follow = self._upstream.follow_redirects and isinstance(
             call, endpoint.Blob | endpoint.Manifest
         )
+        sent = for_upstream(request.headers)
+        if body is None:
+            # A length without the bytes would make the upstream take the next request for them.
+            sent.popall("Content-Length", None)
         async with self._upstream.open(
-            request.method, target, headers=for_upstream(request.headers), body=body, follow=follow
+            request.method, target, headers=sent, body=body, follow=follow
         ) as answer:
             trace.origin = "upstream"
-            trace.upstream_seconds = answer.seconds
             headers = for_client(answer.headers, base_url=self._upstream.base_url)
             if isinstance(call, endpoint.Blob) and answer.status in (200, 206):
                 # A blob store behind a redirect does not know this header; the URL does.

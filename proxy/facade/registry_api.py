@@ -7,6 +7,7 @@ from typing import assert_never
 from aiohttp import web
 
 from proxy.errors import MethodNotAllowed
+from proxy.facade.client import expect
 from proxy.facade.passthrough import Passthrough
 from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
@@ -24,9 +25,9 @@ class RegistryApi:
     def routes(self) -> list[web.RouteDef]:
         """One catch-all: the grammar is ``oci.endpoint``'s, on the raw path."""
         return [
-            web.route("*", "/v2", self.handle),
+            web.route("*", "/v2", self.handle, expect_handler=expect),
             # (?s): aiohttp matches the decoded path, and %0a is for our grammar to refuse.
-            web.route("*", "/v2/{rest:(?s:.*)}", self.handle),
+            web.route("*", "/v2/{rest:(?s:.*)}", self.handle, expect_handler=expect),
         ]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

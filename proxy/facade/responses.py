@@ -23,10 +23,6 @@ CONTENT_SAFETY: Mapping[str, str] = {
 }
 
 
-class ClientStalled(ConnectionError):
-    """The client took no byte for the write timeout; its connection is cut."""
-
-
 def error_response(error: ProxyError) -> web.Response:
     """The one error body of every route: OCI JSON, never stored by a cache."""
     response = web.Response(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.facade.responses import ClientStalled
+from proxy.facade.client import client_takes, close_if_said
 from proxy.facade.splice import can_be_spliced, send_spliced
 from proxy.facade.trace import trace_of
 from proxy.upstream.client import UpstreamResponse
@@ -40,8 +39,10 @@ async def send_answer(
     if request.method != "HEAD" and status not in _BODYLESS and length is not None:
         if length <= SMALL_BYTES:
             body = await answer.read(SMALL_BYTES)
-            return web.Response(status=status, headers=headers, body=body)
-        if can_be_spliced(request, answer, status):
+            response = web.Response(status=status, headers=headers, body=body)
+            close_if_said(response)
+            return response
+        if can_be_spliced(request, answer, status, headers):
             return await send_spliced(
                 request, answer, status=status, headers=headers, write_seconds=write_seconds
             )
@@ -69,16 +70,17 @@ async def send_chunks(
     """
     trace = trace_of(request)
     response = web.StreamResponse(status=status, headers=headers)
+    close_if_said(response)
     trace.started_answer = True
     await response.prepare(request)
     if request.method == "HEAD" or status in _BODYLESS:
         return response
+    client = request.transport
+    if client is None:
+        raise ConnectionResetError("the client left")
     async for chunk in chunks:
-        try:
-            async with asyncio.timeout(write_seconds):
-                await response.write(chunk)
-        except TimeoutError as error:
-            raise ClientStalled("the client took no byte in time") from error
+        async with client_takes(client, write_seconds):
+            await response.write(chunk)
         trace.sent_bytes += len(chunk)
     await response.write_eof()
     return response

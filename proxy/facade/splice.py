@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from proxy.errors import BadUpstream, UpstreamTimeout
-from proxy.facade.responses import ClientStalled
+from proxy.facade.client import client_takes, close_if_said
 from proxy.facade.trace import Trace, trace_of
 from proxy.upstream.client import UpstreamResponse
 
@@ -33,7 +33,9 @@ TURN_BYTES = 8 * 1024 * 1024
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
-def can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int) -> bool:
+def can_be_spliced(
+    request: web.Request, answer: UpstreamResponse, status: int, headers: Mapping[str, str]
+) -> bool:
     """Whether this answer's body can go to this request's client by splice, and is worth it."""
     client, length = request.transport, answer.content_length
     return (
@@ -41,6 +43,7 @@ def can_be_spliced(request: web.Request, answer: UpstreamResponse, status: int) 
         and status in (200, 206)
         and length is not None
         and length >= LEAST_BYTES
+        and headers.get(hdrs.CONTENT_LENGTH) == str(length)
         and client is not None
         and client.get_extra_info("sslcontext") is None
         and answer.is_plain
@@ -66,6 +69,7 @@ async def send_spliced(
     if client is None:
         raise ConnectionResetError("the client left")
     response = web.StreamResponse(status=status, headers=headers)
+    close_if_said(response)
     trace.started_answer = True
     writer = await response.prepare(request)
     if writer is None:
@@ -75,14 +79,14 @@ async def send_spliced(
         # From here on drain() means: every byte written so far is in the socket.
         client.set_write_buffer_limits(0)
         try:
-            async with _client_takes(write_seconds):
+            async with client_takes(client, write_seconds):
                 writer.send_headers()
                 for chunk in body.received:
                     await response.write(chunk)
                     trace.sent_bytes += len(chunk)
                 await writer.drain()
             with _duplicate(client) as target, _pipe() as pipe:
-                transfer = _Transfer(body.descriptor, target, pipe, trace)
+                transfer = _Transfer(body.descriptor, target, pipe, client, trace)
                 await transfer.run(body.left, answer.idle_seconds, write_seconds)
         finally:
             client.set_write_buffer_limits(high, low)
@@ -93,10 +97,18 @@ async def send_spliced(
 class _Transfer:
     """Bytes on their way: source socket → pipe → target socket."""
 
-    def __init__(self, source: int, target: int, pipe: tuple[int, int], trace: Trace) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        pipe: tuple[int, int],
+        client: asyncio.Transport,
+        trace: Trace,
+    ) -> None:
         self._source = source
         self._target = target
         self._out, self._into = pipe
+        self._client = client
         self._trace = trace
         self._held = 0
 
@@ -117,7 +129,7 @@ class _Transfer:
             turn += moved
             self._trace.sent_bytes += moved
             if not moved:
-                async with _client_takes(write_seconds):
+                async with client_takes(self._client, write_seconds):
                     await _ready(loop.add_writer, loop.remove_writer, self._target)
             elif turn >= TURN_BYTES:
                 turn = 0
@@ -149,15 +161,6 @@ class _Transfer:
             raise ConnectionResetError("the client left") from error
         self._held -= given
         return given
-
-
-@asynccontextmanager
-async def _client_takes(seconds: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise ClientStalled("the client took no byte in time") from error
 
 
 @contextmanager

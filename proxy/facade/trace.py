@@ -19,13 +19,14 @@ class Trace:
     origin: str = "proxy"
     repository: str | None = None
     reference: str | None = None
+    # The file asked for inside a model: for the log alone.
+    path: str | None = None
     # The status line is out or on its way: it is too late for an error body.
     started_answer: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
-    upstream_seconds: float | None = None
-    # Nobody was there for the answer, or for its rest.
-    client_left: bool = False
+    # The status that tells what became of an answer that was cut; None: its own status does.
+    cut_status: int | None = None
     # Why it went wrong, in words for the operator.
     failure: str | None = None
 

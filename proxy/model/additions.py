@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from proxy.model.artifact import LayerClass
-from proxy.model.tree import FileEntry
+from proxy.model.placement import FileEntry
 
 # Harbor's cap for the same documents.
 TEXT_BYTES_LIMIT = 4 * 1024 * 1024
-
-_MARKDOWN = (".md", ".markdown", ".mdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +78,3 @@ def choose(entries: Iterable[FileEntry], name: str) -> FileEntry | None:
         if best is None or key < best[0]:
             best = (key, entry)
     return best[1] if best is not None else None
-
-
-def content_type(path: str) -> str:
-    """The content type of an addition's file, by its extension."""
-    kind = "markdown" if path.lower().endswith(_MARKDOWN) else "plain"
-    return f"text/{kind}; charset=utf-8"

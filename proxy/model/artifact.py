@@ -47,7 +47,7 @@ TAR = Packing("tar")
 
 @dataclass(frozen=True, slots=True)
 class ModelLayer:
-    """One layer. ``path`` is the annotated one exactly as written: hostile, for ``tree`` to judge.
+    """One layer. ``path`` is the annotated one exactly as written: hostile, for ``paths`` to judge.
 
     ``declared_size`` is the count of bytes that the layer's file metadata claims for the unpacked
     file, 0 ≤ n < 2**63.

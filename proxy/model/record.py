@@ -15,13 +15,12 @@ from decimal import Decimal
 
 from proxy.errors import MalformedArtifact
 from proxy.model.artifact import ModelArtifact, ModelLayer, bounded
-from proxy.model.tree import sanitise_path
+from proxy.model.paths import sanitise_path
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import load_json
 from proxy.oci.reference import RepositoryName, Tag
 
 RECORD_SCHEMA = 1
-CONFIG_BYTES_LIMIT = 4 * 1024 * 1024
 
 _COUNT_LIMIT = 1 << 63
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -56,12 +55,11 @@ _CAPABILITY_NAMES = {
 
 
 def read_config(body: bytes) -> tuple[dict[str, object] | None, str | None]:
-    """A config blob as a JSON object fit to be sent on, or None and the reason."""
-    if len(body) > CONFIG_BYTES_LIMIT:
-        return (
-            None,
-            f"the config has {len(body)} bytes, more than {CONFIG_BYTES_LIMIT} are not read",
-        )
+    """A config blob as a JSON object fit to be sent on, or None and the reason.
+
+    The one door for a config: all of its text and numbers are clean behind it. The caller bounds
+    the length of ``body``.
+    """
     try:
         document = load_json(body, what="the config")
     except MalformedArtifact as error:
@@ -94,7 +92,7 @@ def model_record(
     tag: Tag | None,
     digest: Digest,
     media_type: str,
-    config: Mapping[str, object] | None,
+    config: dict[str, object] | None,
     config_warning: str | None = None,
     additions: Sequence[str] = (),
 ) -> dict[str, object]:
@@ -148,7 +146,7 @@ def model_record(
             *((config_warning,) if config_warning else ()),
             *bounded(reader.warnings),
         ],
-        "config": _clean(dict(config)) if config is not None else None,
+        "config": config,
     }
 
 
@@ -180,7 +178,7 @@ class _ConfigReader:
     def text(self, part: str, keys: Sequence[str], *, field: str) -> str | None:
         place, value = self._first(part, keys)
         if isinstance(value, str):
-            return _clean_text(value)
+            return value
         if value is not None:
             self._warn(place, f"text for {field}")
         return None
@@ -209,7 +207,7 @@ class _ConfigReader:
         if not isinstance(listed, list):
             self._warn(place, "a list")
             return []
-        found = [_clean_text(name) for name in listed if isinstance(name, str) and name]
+        found = [name for name in listed if isinstance(name, str) and name]
         if len(found) != len(listed):
             self._warn(place, "a list of text")
         return found
@@ -217,8 +215,8 @@ class _ConfigReader:
     def capabilities(self) -> dict[str, object] | None:
         place, value = self._first("config", ("capabilities",))
         if isinstance(value, dict):
-            cleaned = {_clean_text(key): _clean(content) for key, content in value.items()}
-            return {_CAPABILITY_NAMES.get(key, key): content for key, content in cleaned.items()}
+            written: Mapping[str, object] = value
+            return {_CAPABILITY_NAMES.get(key, key): entry for key, entry in written.items()}
         if value is not None:
             self._warn(place, "an object")
         return None

@@ -1,119 +1,19 @@
-"""Layers and tar members as one tree of files with safe paths.
+"""All layers' files as one tree, and the tree as JSON.
 
-Three steps: ``entry_of_layer`` or ``place_members`` give each layer's files their paths,
-``build_tree`` joins the layers. Paths come from whoever could push: they are made safe or given
-up for a synthetic name, and nothing that an artifact says fails the whole tree.
-
-A tar's annotated path may name the one file in it, a directory around its members, or (aikit) just
-a bundle such as ``docs``. The first regular member decides how the others are placed, and the
-first member of a name counts, so that a reader looking for one file can stop early.
+``placement`` gives each layer's files their paths; ``build_tree`` joins the layers. Two files that
+claim one path never fail the tree: one is shown and says what became of the other.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import SizeInvalid
-from proxy.formats.tar import Member, MemberKind
-from proxy.model.artifact import LayerClass, ModelLayer, bounded, classify
+from proxy.model.artifact import bounded
+from proxy.model.placement import FileEntry
 
-PATH_BYTES_LIMIT = 4096
-PART_BYTES_LIMIT = 255
-# A placed path is at most twice as deep: nested JSON stays far from the recursion limit.
-PARTS_LIMIT = 64
 DIRECTORIES_LIMIT = 200_000
-
-# aikit packs each of these as one tar and annotates it with the word; members lie at the root.
-BUNDLE_WORDS = frozenset(("config", "docs", "code", "dataset"))
-
-# Control characters, surrogates (bytes that were no UTF-8), and what reorders or breaks a line.
-_UNSAFE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
-_DRIVE = re.compile(r"[A-Za-z]:")
-_EXTENSION = re.compile(r".*(\.[A-Za-z0-9]{1,12})", re.DOTALL)
-# A concrete format as the last token of a layer type: weight.v1.gguf.
-_TYPE_FORMAT = re.compile(r".*\.v[0-9]+\.(?!raw$)([a-z0-9]{1,12})")
-_COMPRESSED = {None: "", "gzip": ".gz", "zstd": ".zst"}
-_SIZED = (MemberKind.REGULAR, MemberKind.SPARSE)
-_FILES = (*_SIZED, MemberKind.HARDLINK)
-_SHOWN = (*_FILES, MemberKind.SYMLINK)
-
-
-def sanitise_path(text: str) -> str | None:
-    """A relative path without empty, ``.`` and ``..`` parts, or None where no safe one is left.
-
-    Leading slashes, drives and ``..`` are stripped, inner ``..`` resolved, backslashes read as
-    separators where they are the only ones. None: control or reordering characters, broken UTF-8,
-    both separators, more than 4096 bytes, 255 bytes a part or 64 parts.
-    """
-    if len(text) > PATH_BYTES_LIMIT or _UNSAFE.search(text):
-        return None
-    if "\\" in text:
-        if "/" in text:
-            return None
-        text = text.replace("\\", "/")
-    parts: list[str] = []
-    for part in text.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", ".") and (parts or not _DRIVE.fullmatch(part)):
-            parts.append(part)
-    path = "/".join(parts)
-    encoded = path.encode()
-    if not 0 < len(encoded) <= PATH_BYTES_LIMIT or len(parts) > PARTS_LIMIT:
-        return None
-    if len(encoded) > PART_BYTES_LIMIT and any(
-        len(part.encode()) > PART_BYTES_LIMIT for part in parts
-    ):
-        return None
-    return path
-
-
-def path_warning(text: str) -> str | None:
-    """What was done to an unsafe path; None for a path that was only written loosely (``./a``)."""
-    path = sanitise_path(text)
-    if path is None:
-        return f"the path {text[:200]!r} has no safe form"
-    loose = "/".join(part for part in text.split("/") if part not in ("", "."))
-    if text.startswith("/") or path != loose:
-        return f"the path {text[:200]!r} is unsafe, shown as {path[:200]!r}"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file of the model.
-
-    ``path`` is safe; ``raw_path`` is what was written, where that differs. ``size`` is bytes,
-    certain if ``exact``, else what the annotation claims. ``offset`` is where the content starts
-    in the layer's blob, in bytes; None: not known or not to be opened. ``unsupported`` says why a
-    file cannot be opened at all.
-    """
-
-    path: str
-    layer: ModelLayer
-    layer_index: int
-    size: int | None
-    exact: bool
-    offset: int | None
-    file_class: LayerClass
-    raw_path: str | None = None
-    unsupported: str | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def sha256(self) -> str | None:
-        """The SHA-256 of the content in hex, where the manifest tells it: file and blob are one."""
-        packing, digest = self.layer.packing, self.layer.descriptor.digest
-        if packing.container == "raw" and not packing.compression and digest.algorithm == "sha256":
-            return digest.hex
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +31,10 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class FileTree:
-    """All files of a model. ``entries`` are in the tree's order.
-
-    ``shadowed`` are files that a later layer replaces by another of the same path.
-    """
+    """All files of a model. ``entries`` are in the tree's order."""
 
     entries: tuple[FileEntry, ...]
     root: Directory
-    shadowed: tuple[FileEntry, ...] = ()
-    warnings: tuple[str, ...] = ()
     _index: Mapping[str, FileEntry | Directory] = field(default_factory=dict, repr=False)
 
     def lookup(self, path: str) -> FileEntry | Directory | None:
@@ -190,175 +85,51 @@ def _file_json(entry: FileEntry) -> dict[str, object]:
     return document
 
 
-def entry_of_layer(layer: ModelLayer, *, layer_index: int) -> FileEntry:
-    """The file a raw layer is, or what stands for a layer that has not been or cannot be opened."""
-    label = _label(layer)
-    path = label or _synthetic(layer)
-    packing, declared = layer.packing, layer.declared_size
-    is_raw = packing.container == "raw" and packing.compression is None
-    if packing.compression is None and declared is not None and declared > layer.descriptor.size:
-        declared = None  # an uncompressed archive is longer than its files
-    warning = path_warning(layer.path) if layer.path else None
-    return FileEntry(
-        path=path,
-        layer=layer,
-        layer_index=layer_index,
-        size=layer.descriptor.size if is_raw else declared,
-        exact=is_raw,
-        offset=0 if is_raw else None,
-        file_class=classify(path, layer.layer_class),
-        raw_path=layer.path if layer.path and layer.path != path else None,
-        unsupported=f"the packing {packing} is not opened yet" if packing.compression else None,
-        warnings=(warning,) if warning else (),
-    )
-
-
-def place_members(
-    layer: ModelLayer, members: Sequence[Member], *, layer_index: int
-) -> tuple[FileEntry, ...]:
-    """The files of a tar layer, in the archive's order; directories and devices are left out.
-
-    One regular member and no directory: the annotated path is its path. Else the annotated path
-    is a directory, unless the first regular member lies at or below it already; then only members
-    outside it are put below it. A bundle word places nothing. Of several members of one path the
-    first counts. A hard link is the earlier regular member that it names.
-    """
-    placement = _Placement.of(layer)
-    names = [_member_name(layer, member.name, at) for at, member in enumerate(members)]
-    files = [at for at, member in enumerate(members) if member.kind in _FILES]
-    has_directory = any(member.kind is MemberKind.DIRECTORY for member in members)
-    single = files[0] if len(files) == 1 and not has_directory and placement.may_name else None
-    as_written = bool(files) and placement.holds(names[files[0]])
-    regular: dict[str, Member] = {}
-    found: dict[str, FileEntry] = {}
-    twins: dict[str, int] = {}
-    for at, (member, name) in enumerate(zip(members, names, strict=True)):
-        if member.kind not in _SHOWN:
-            continue
-        target = member
-        if member.kind is MemberKind.REGULAR:
-            regular.setdefault(name, member)
-        elif member.kind is MemberKind.HARDLINK:
-            target = regular.get(sanitise_path(member.link_target or "") or "", member)
-        written, safe, path = member.name, name, placement.place(name, as_written=as_written)
-        if at == single and placement.label is not None:
-            written, safe, path = layer.path or "", placement.label, placement.label
-        if path in found:
-            twins[path] = twins.get(path, 0) + 1
-            continue
-        unsupported = _unsupported(target)
-        warning = path_warning(written)
-        found[path] = FileEntry(
-            path=path,
-            layer=layer,
-            layer_index=layer_index,
-            size=target.size if target.kind in _SIZED else None,
-            exact=unsupported is None,
-            offset=target.offset if unsupported is None else None,
-            file_class=classify(path, layer.layer_class),
-            raw_path=written if written != safe else None,
-            unsupported=unsupported,
-            warnings=(warning,) if warning else (),
-        )
-    for path, count in twins.items():
-        warning = f"{count} later members of the same path are not shown"
-        found[path] = replace(found[path], warnings=(*found[path].warnings, warning))
-    return tuple(found.values())
-
-
-def may_hold(layer: ModelLayer, path: str) -> bool:
-    """Whether the file at ``path``, as one layer places it, can come out of this layer."""
-    if layer.packing.container == "raw":
-        return path == (_label(layer) or _synthetic(layer))
-    placement = _Placement.of(layer)
-    return placement.label is None or placement.is_bundle or placement.holds(path)
-
-
-class EarlyMatch:
-    """Looks for one path among the members of a tar layer as they are found.
-
-    It gives a member only where ``place_members`` over the whole archive would put that regular
-    member at the path; links and sparse members are left to that function. Time and memory per
-    member are constant.
-    """
-
-    def __init__(self, layer: ModelLayer, path: str) -> None:
-        self._layer = layer
-        self._path = path
-        self._placement = _Placement.of(layer)
-        self._count = 0
-        self._files = 0
-        self._has_directory = False
-        self._first_name = ""
-        # The first member at the path if members are placed as they are, and if they are not.
-        self._candidates: dict[bool, Member] = {}
-
-    def take(self, members: Iterable[Member]) -> Member | None:
-        """Add the next members; the member at the path once that is certain, else None."""
-        for member in members:
-            self._add(member)
-        if self._placement.label is None or self._placement.is_bundle:
-            found = self._candidates.get(True)
-        elif not self._files:
-            return None
-        else:
-            is_several = self._files > 1 or self._has_directory or not self._placement.may_name
-            # A lone member gets the annotated path: its own unless more members come.
-            if not is_several and self._first_name != self._placement.label:
-                return None
-            found = self._candidates.get(self._placement.holds(self._first_name))
-        return found if found is not None and found.kind is MemberKind.REGULAR else None
-
-    def _add(self, member: Member) -> None:
-        name = _member_name(self._layer, member.name, self._count)
-        self._count += 1
-        self._has_directory = self._has_directory or member.kind is MemberKind.DIRECTORY
-        if member.kind in _FILES:
-            if not self._files:
-                self._first_name = name
-            self._files += 1
-        if member.kind in _SHOWN:
-            for as_written in (True, False):
-                if self._placement.place(name, as_written=as_written) == self._path:
-                    self._candidates.setdefault(as_written, member)
-
-
 def build_tree(entries: Iterable[FileEntry]) -> FileTree:
     """One tree of all layers' files.
 
-    Of one path in several layers the last layer counts, as when they are unpacked in order; the
-    others are ``shadowed``, unless they are the very same blob. Where a path is a file and a
-    directory, the file is shown with the suffix ``~file``.
+    Of one path in several layers the last layer counts, as when they are unpacked in order. Where
+    a path is a file and a directory, the file is shown with the suffix ``~file``. The file shown
+    warns of both, but not of a layer that is the very same blob.
 
     Raises:
         SizeInvalid: more than 200,000 directories.
     """
     winners: dict[str, FileEntry] = {}
-    shadowed: list[FileEntry] = []
-    warnings: list[str] = []
+    replaced: dict[str, list[FileEntry]] = {}
     for entry in entries:
         held = winners.setdefault(entry.path, entry)
         if held is entry or held.layer.descriptor.digest == entry.layer.descriptor.digest:
             continue
         last, other = (entry, held) if entry.layer_index >= held.layer_index else (held, entry)
         winners[entry.path] = last
-        shadowed.append(other)
-        warnings.append(
-            f"{entry.path[:200]!r} is in layer {other.layer_index} and in layer "
-            f"{last.layer_index}, which counts"
-        )
+        replaced.setdefault(entry.path, []).append(other)
     directories = _directories(winners)
     kept: list[FileEntry] = []
-    for path, entry in winners.items():
-        if path not in directories:
-            kept.append(entry)
-            continue
-        renamed = _unused(path, winners, directories)
-        warnings.append(f"{path[:200]!r} is a file and a directory, the file is {renamed[:200]!r}")
-        kept.append(replace(entry, path=renamed, raw_path=entry.raw_path or path))
+    for path, winner in winners.items():
+        warnings = _replaced_warnings(winner, replaced.get(path, ()))
+        entry = winner
+        if path in directories:
+            renamed = _unused(path, winners, directories)
+            warnings.insert(
+                0, f"{path[:200]!r} is a file and a directory, the file is {renamed[:200]!r}"
+            )
+            entry = replace(winner, path=renamed, raw_path=winner.raw_path or path)
+        if warnings:
+            entry = replace(entry, warnings=bounded((*entry.warnings, *warnings)))
+        kept.append(entry)
     kept.sort(key=_tree_order)
     root, index = _grow(kept)
-    return FileTree(tuple(kept), root, tuple(shadowed), bounded(warnings), index)
+    return FileTree(tuple(kept), root, index)
+
+
+def _replaced_warnings(winner: FileEntry, others: Sequence[FileEntry]) -> list[str]:
+    return [
+        f"{winner.path[:200]!r} is in layer {other.layer_index} and in layer "
+        f"{winner.layer_index}, which counts"
+        for other in others
+        if other.layer.descriptor.digest != winner.layer.descriptor.digest
+    ]
 
 
 def _directories(paths: Iterable[str]) -> set[str]:
@@ -415,74 +186,3 @@ def _grow(entries: Sequence[FileEntry]) -> tuple[Directory, dict[str, FileEntry 
         children[entry.path.rpartition("/")[0]].append(entry)
         index[entry.path] = entry
     return root, index
-
-
-def _label(layer: ModelLayer) -> str | None:
-    return sanitise_path(layer.path) if layer.path else None
-
-
-def _synthetic(layer: ModelLayer) -> str:
-    """The name of a layer that has none: its class, its digest, what extension is known."""
-    if layer.packing.container == "tar":
-        extension = ".tar"
-    elif match := _TYPE_FORMAT.fullmatch(layer.descriptor.media_type):
-        extension = f".{match[1]}"
-    else:
-        extension = _extension(layer.path or "")
-    compressed = _COMPRESSED[layer.packing.compression]
-    return f"{layer.layer_class}/{layer.descriptor.digest.short}{extension}{compressed}"
-
-
-def _extension(text: str) -> str:
-    match = _EXTENSION.fullmatch(text)
-    return match[1].lower() if match is not None else ""
-
-
-def _member_name(layer: ModelLayer, name: str, position: int) -> str:
-    """The safe form of a member's name, or one made of its position in the archive."""
-    safe = sanitise_path(name)
-    if safe is None:
-        digest = layer.descriptor.digest.short
-        return f"{layer.layer_class}/{digest}-{position}{_extension(name)}"
-    return safe
-
-
-def _unsupported(target: Member) -> str | None:
-    match target.kind:
-        case MemberKind.SYMLINK:
-            return f"a symbolic link to {(target.link_target or '')[:200]!r} is not followed"
-        case MemberKind.HARDLINK:
-            return (
-                f"the hard link's target {(target.link_target or '')[:200]!r} is no earlier "
-                "regular member"
-            )
-        case MemberKind.SPARSE:
-            return "a sparse member is not expanded"
-        case _:
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Placement:
-    """How a tar layer's annotated path places its members."""
-
-    label: str | None
-    is_bundle: bool
-    may_name: bool  # the label may be the path of a lone member
-
-    @classmethod
-    def of(cls, layer: ModelLayer) -> _Placement:
-        label = _label(layer)
-        is_bundle = label in BUNDLE_WORDS
-        is_directory = bool(layer.path) and str(layer.path).endswith(("/", "\\"))
-        return cls(label, is_bundle, not is_bundle and not is_directory)
-
-    def holds(self, name: str) -> bool:
-        """Whether a name is the label or lies below it."""
-        return self.label is not None and (name == self.label or name.startswith(f"{self.label}/"))
-
-    def place(self, name: str, *, as_written: bool) -> str:
-        """The path of a member; ``as_written`` if the first regular member is one we hold."""
-        if self.label is None or self.is_bundle or (as_written and self.holds(name)):
-            return name
-        return f"{self.label}/{name}"

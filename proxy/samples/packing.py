@@ -22,10 +22,10 @@ CREATED_SECONDS = 1_767_225_600
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a model: ``role`` and ``packing`` as they stand in the layer's media type."""
+    """A file of a model: its class and packing as they stand in the layer's media type."""
 
     path: str
-    role: str
+    layer_class: str
     packing: str
     content: bytes
 
@@ -73,7 +73,7 @@ def pack(
         }
         layers.append(
             {
-                **_descriptor(blob, f"{types}.{file.role}.v1.{file.packing}"),
+                **_descriptor(blob, f"{types}.{file.layer_class}.v1.{file.packing}"),
                 "annotations": annotations,
             }
         )

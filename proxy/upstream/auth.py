@@ -33,7 +33,7 @@ from proxy.oci.challenge import (
 from proxy.oci.reference import RepositoryName
 from proxy.tasks import spawn
 from proxy.upstream.client import Upstream, UpstreamResponse
-from proxy.upstream.headers import VIA, origin_of
+from proxy.upstream.headers import OWN_REQUEST, origin_of
 
 # For one exchange, connection and answer together.
 EXCHANGE_SECONDS = 10.0
@@ -152,10 +152,10 @@ class AuthorizedReader:
                 await stack.aclose()
                 token = await self._token(repository, caller, challenges, refused=token)
                 if token is None:
-                    raise Unauthorized(
-                        f"the upstream wants a login for {repository}", headers=_CHALLENGE
-                    )
+                    raise _unauthorized(caller, repository)
                 answer = await self._ask(stack, method, repository, path, caller, token, headers)
+            if answer.status == 401:
+                raise _unauthorized(caller, repository)
             _refuse(answer, repository)
             yield answer
 
@@ -170,7 +170,7 @@ class AuthorizedReader:
         headers: Mapping[str, str],
     ) -> UpstreamResponse:
         authorization = f"Bearer {token.value}" if token else caller.authorization
-        sent = {**headers, "Accept-Encoding": "identity", "Via": VIA}
+        sent = {**headers, **OWN_REQUEST}
         if authorization is not None:
             sent["Authorization"] = authorization
         target = f"/v2/{repository}/{path}"
@@ -224,7 +224,7 @@ class AuthorizedReader:
         )
         realm = challenge.parameters["realm"]
         url = f"{realm}{'&' if '?' in realm else '?'}{query}"
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Via": VIA}
+        headers = {"Accept": "application/json", **OWN_REQUEST}
         if caller.authorization is not None:
             headers["Authorization"] = caller.authorization
         try:
@@ -252,10 +252,6 @@ def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:
     retry = answer.headers.get("Retry-After")
     headers = (("Retry-After", retry),) if retry and re.fullmatch(r"[\x20-\x7e]+", retry) else ()
     match answer.status:
-        case 401:
-            raise Unauthorized(
-                f"the upstream refuses the login for {repository}", headers=_CHALLENGE
-            )
         case 403:
             raise Denied(f"the upstream denies access to {repository}")
         case 429:
@@ -264,3 +260,14 @@ def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:
             raise UpstreamUnreachable("the upstream is unavailable", headers=headers)
         case status if status >= 500:
             raise BadUpstream(f"the upstream failed with status {status}")
+
+
+def _unauthorized(caller: Caller, repository: RepositoryName) -> Unauthorized:
+    scheme = (caller.authorization or "").partition(" ")[0].lower()
+    if not scheme:
+        text = f"the registry wants a login for {repository}"
+    elif scheme in ("basic", "bearer"):
+        text = f"the registry refuses this login for {repository}"
+    else:
+        text = f"expected a Basic or Bearer login for {repository}, found {scheme[:20]!r}"
+    return Unauthorized(text, headers=_CHALLENGE)

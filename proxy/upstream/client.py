@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import aiohttp
@@ -59,14 +60,10 @@ class TakenBody:
 class UpstreamResponse:
     """An answer whose headers are here and whose body is still on the way."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, *, seconds: float, idle_seconds: float
-    ) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, idle_seconds: float) -> None:
         self._response = response
-        self.seconds = seconds
-        """Seconds from the request to the answer's headers."""
+        # Seconds the upstream may send nothing of the body.
         self.idle_seconds = idle_seconds
-        """Seconds the upstream may send nothing of the body."""
 
     @property
     def status(self) -> int:
@@ -153,6 +150,28 @@ class UpstreamResponse:
         self._response.close()
 
 
+@dataclass(slots=True)
+class UpstreamTime:
+    """Seconds spent waiting for the headers of upstream answers; None before the first."""
+
+    seconds: float | None = None
+
+
+_upstream_time: ContextVar[UpstreamTime | None] = ContextVar("upstream_time", default=None)
+
+
+def measure_upstream() -> UpstreamTime:
+    """A clock for all upstream requests made in this context from now on, its tasks included."""
+    found = UpstreamTime()
+    _upstream_time.set(found)
+    return found
+
+
+def _add_time(seconds: float) -> None:
+    if (found := _upstream_time.get()) is not None:
+        found.seconds = (found.seconds or 0.0) + seconds
+
+
 class RequestBody:
     """A body streamed upstream, and the clock that tells a slow transfer from a stalled one."""
 
@@ -165,6 +184,10 @@ class RequestBody:
     def watch(self, deadline: asyncio.Timeout, timeouts: Timeouts) -> None:
         """Let ``deadline`` follow the body: idle while it runs, the answer's time when it ends."""
         self._deadline, self._timeouts = deadline, timeouts
+
+    def release(self) -> None:
+        """Leave the deadline alone: the answer is here, though the body may still be going out."""
+        self._deadline = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -195,6 +218,7 @@ class Upstream:
         follow_redirects: bool,
         timeouts: Timeouts,
         guard: RedirectGuard,
+        connections: int,
         session: aiohttp.ClientSession,
         public_session: aiohttp.ClientSession,
         metrics: Metrics,
@@ -204,6 +228,9 @@ class Upstream:
         self.follow_redirects = follow_redirects
         self._timeouts = timeouts
         self._guard = guard
+        # Counted here and not in aiohttp's pool, where a wait would pass for a silent upstream.
+        self._connections = connections
+        self._slots = asyncio.Semaphore(connections)
         self._session = session
         self._public_session = public_session
         self._metrics = metrics
@@ -278,22 +305,47 @@ class Upstream:
         A host that is neither the upstream nor named in ``redirect_hosts`` must have a public
         address, unless the caller has its own reason to call it ``trusted``.
         """
-        started = time.monotonic()
         session = self._session if trusted or self._guard.trusts(url) else self._public_session
+        async with self._slot():
+            started = time.monotonic()
+            try:
+                response = await self._send(session, method, url, headers, body)
+            except ProxyError as error:
+                self._metrics.upstream_failed(self.name, error.status)
+                raise
+            finally:
+                seconds = time.monotonic() - started
+                _add_time(seconds)
+            self._metrics.upstream_answered(self.name, response.status, seconds)
+            try:
+                _check_final(response.status)
+                yield UpstreamResponse(response, idle_seconds=self._timeouts.idle_seconds)
+            except (BadUpstream, UpstreamTimeout) as error:
+                # Within the body, when its headers were good.
+                self._metrics.upstream_failed(self.name, error.status)
+                raise
+            finally:
+                # A body read to its end has given its connection back already; others are cut.
+                response.close()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the connections; whoever must wait for it too long learns why."""
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(self._timeouts.connect_seconds):
+                    await self._slots.acquire()
+            except TimeoutError as error:
+                raise UpstreamUnreachable(
+                    f"all {self._connections} connections to the upstream are in use",
+                    headers=(("Retry-After", "1"),),
+                ) from error
+        else:
+            await self._slots.acquire()
         try:
-            response = await self._send(session, method, url, headers, body)
-        except ProxyError as error:
-            self._metrics.upstream_failed(self.name, error.status)
-            raise
-        seconds = time.monotonic() - started
-        self._metrics.upstream_answered(self.name, response.status, seconds)
-        try:
-            yield UpstreamResponse(
-                response, seconds=seconds, idle_seconds=self._timeouts.idle_seconds
-            )
+            yield
         finally:
-            # A body read to its end has given its connection back already; any other is cut.
-            response.close()
+            self._slots.release()
 
     async def _send(
         self,
@@ -310,7 +362,7 @@ class Upstream:
                 async with asyncio.timeout(self._answer_seconds(method)) as deadline:
                     if body is not None:
                         body.watch(deadline, self._timeouts)
-                    return await session.request(
+                    response = await session.request(
                         method,
                         URL(url, encoded=True),
                         headers=CIMultiDict(headers),
@@ -319,6 +371,9 @@ class Upstream:
                         skip_auto_headers=_SKIP_AUTO,
                         timeout=self._reading if method in _REPEATABLE else self._writing,
                     )
+                    if body is not None:
+                        body.release()
+                    return response
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if body is not None and body.failure is not None:
                     raise body.failure from error
@@ -335,6 +390,11 @@ class Upstream:
         if method in _REPEATABLE:
             return self._timeouts.response_seconds
         return self._timeouts.upload_response_seconds
+
+
+def _check_final(status: int) -> None:
+    if status < 200:
+        raise BadUpstream("the upstream switched protocols unasked")
 
 
 def _check_stored(status: int) -> None:
@@ -387,6 +447,8 @@ def _tls_reason(
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message
     reason = cause.reason if isinstance(cause, ssl.SSLError) else None
+    if reason == "WRONG_VERSION_NUMBER":
+        return "it speaks no TLS on this port; is its address http:// instead of https://?"
     return str(reason or type(cause).__name__)
 
 
@@ -424,13 +486,13 @@ async def open_upstream(
 ) -> AsyncIterator[Upstream]:
     """An upstream with its sessions, closed on exit.
 
-    ``connections`` bounds sockets per host. Two sessions: the configured registry may be private,
+    ``connections`` bounds requests under way. Two sessions: the configured registry may be private,
     where it redirects to may not.
     """
     guard = RedirectGuard(base_url, allowed_hosts=redirect_hosts)
     async with AsyncExitStack() as stack:
         sessions = [
-            await stack.enter_async_context(_session(resolver, tls, connections))
+            await stack.enter_async_context(_session(resolver, tls))
             for resolver in (None, PublicResolver())
         ]
         yield Upstream(
@@ -439,19 +501,17 @@ async def open_upstream(
             follow_redirects=follow_redirects,
             timeouts=timeouts,
             guard=guard,
+            connections=connections,
             session=sessions[0],
             public_session=sessions[1],
             metrics=metrics,
         )
 
 
-def _session(
-    resolver: PublicResolver | None, tls: TlsPolicy, connections: int
-) -> aiohttp.ClientSession:
+def _session(resolver: PublicResolver | None, tls: TlsPolicy) -> aiohttp.ClientSession:
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,
-            limit_per_host=connections,
             resolver=resolver,
             ssl=tls.context(),
             ttl_dns_cache=30,

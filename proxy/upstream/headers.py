@@ -9,11 +9,13 @@ Source: RFC 9110 §7.6.1 (Connection), distribution-spec v1.1 (``Docker-*``, ``O
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
+from proxy import __version__
 from proxy.errors import BadRequest, BadUpstream
 
 _UP = frozenset(
@@ -65,7 +67,16 @@ _OTHER_HOST = ("//", "/\\")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-VIA = "1.1 cnai-proxy"
+# One name a process: two proxies in a row are fine, one behind itself is a loop.
+VIA_NAME = f"cnai-proxy-{secrets.token_hex(4)}"
+VIA = f"1.1 {VIA_NAME}"
+# What our own requests carry; without a User-Agent some registries answer 403.
+OWN_REQUEST: Mapping[str, str] = {
+    "Accept-Encoding": "identity",
+    "User-Agent": f"cnai-proxy/{__version__}",
+    "Via": VIA,
+}
+_OWN_VIA = re.compile(r"1\.1 cnai-proxy-[0-9a-f]{8}\b")
 
 
 def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
@@ -90,7 +101,8 @@ def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
         passed.add(name, value)
     # Blobs are stored as they are; an encoded answer would change length and digest.
     passed["Accept-Encoding"] = "identity"
-    passed["Via"] = VIA
+    # Other proxies of this kind stay named, so that a loop through several shows as well.
+    passed["Via"] = ", ".join([*_OWN_VIA.findall(", ".join(_values(headers, "via"))), VIA])
     return passed
 
 
@@ -182,7 +194,10 @@ def _without_base(path: str, base_path: str) -> str:
 
 
 def _connection_tokens(headers: Mapping[str, str]) -> frozenset[str]:
-    values: Iterable[str] = (
-        value for name, value in headers.items() if name.lower() == "connection"
-    )
+    values = _values(headers, "connection")
     return frozenset(token.strip().lower() for value in values for token in value.split(","))
+
+
+def _values(headers: Mapping[str, str], wanted: str) -> list[str]:
+    """All values of one header, in order; ``headers`` may hold it several times."""
+    return [value for name, value in headers.items() if name.lower() == wanted]

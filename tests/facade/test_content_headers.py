@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.facade.content_headers import content_disposition, content_type
+from proxy.facade.content_headers import content_disposition, content_type, document_type
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -60,6 +60,12 @@ def test_G2_content_type_of_what_could_run_is_bytes(extension: str) -> None:
 def test_G2_content_type_of_anything_runs_nowhere(path: str) -> None:
     assert content_type(path) in (TEXT, BYTES) or content_type(path).startswith("image/")
     assert "svg" not in content_type(path)
+
+
+def test_document_type_follows_the_extension() -> None:
+    assert document_type("a/README.MD") == "text/markdown; charset=utf-8"
+    assert document_type("x.markdown") == "text/markdown; charset=utf-8"
+    assert document_type("LICENSE") == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize(

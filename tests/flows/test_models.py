@@ -630,6 +630,22 @@ async def test_config_that_cannot_be_read_is_a_warning(
     assert record["layers"][0]["path"] == "w.bin"
 
 
+async def test_config_over_4_mib_is_a_warning_and_not_fetched(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    limit = 4 * 1024 * 1024
+    config = b'{"a":"' + b"x" * (limit - 8) + b'"}'
+    push(upstream, layer("w.bin", WEIGHTS), config=config)
+    record = (await proxy.get(REF)).json
+    assert (len(record["config"]["a"]), record["warnings"]) == (limit - 8, [])
+    before = len(upstream.requests("GET .*/blobs/"))
+    push(upstream, layer("w.bin", WEIGHTS), config=config + b" ")
+    record = (await proxy.get(REF)).json
+    assert record["config"] is None
+    assert record["warnings"] == ["the config has 4194305 bytes, more than 4194304"]
+    assert len(upstream.requests("GET .*/blobs/")) == before
+
+
 async def test_config_that_is_missing_is_a_warning(proxy: Client, upstream: FaultyUpstream) -> None:
     push(upstream, layer("w.bin", WEIGHTS))
     upstream.blobs = {
@@ -665,7 +681,14 @@ async def test_E7_duplicates_and_conflicts_never_fail_the_listing(
         ("CASE.md", b"upper"),
     ):
         assert (await proxy.get(files_target(path))).body == content, path
-    assert (await proxy.get(f"{REF}/files")).status == 200
+    assert {path: entry["warnings"] for path, entry in listed.items() if "warnings" in entry} == {
+        "twice": ["'twice' is in layer 0 and in layer 1, which counts"],
+        "node~file": ["'node' is a file and a directory, the file is 'node~file'"],
+    }
+    nested = (await proxy.get(f"{REF}/files")).json
+    assert {entry["path"]: entry for entry in nested if entry["type"] == "file"} == {
+        path: entry for path, entry in listed.items() if path != "node/below"
+    }
 
 
 async def test_E7_duplicate_members_are_one_file(proxy: Client, upstream: FaultyUpstream) -> None:
@@ -673,6 +696,10 @@ async def test_E7_duplicate_members_are_one_file(proxy: Client, upstream: Faulty
     push(upstream, layer(None, archive, token="doc", packing="tar"))
     listed = await flat(proxy)
     assert set(listed) == {"a~file", "a/b"}
+    assert listed["a~file"]["warnings"] == [
+        "1 later members of the same path are not shown",
+        "'a' is a file and a directory, the file is 'a~file'",
+    ]
     assert (await proxy.get(f"{REF}/files/a~file")).body == b"1"
     assert (await proxy.get(f"{REF}/files/a/b")).body == b"3"
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from proxy.model.additions import ADDITIONS, choose, content_type
+from proxy.model.additions import ADDITIONS, choose
 from proxy.model.artifact import RAW, LayerClass, ModelLayer, Packing
-from proxy.model.tree import FileEntry, entry_of_layer
+from proxy.model.placement import FileEntry, entry_of_layer
 from tests.build import descriptor
 
 
@@ -81,9 +81,3 @@ def test_additions_are_capped_at_4_mib() -> None:
         "readme": 4 << 20,
         "license": 4 << 20,
     }
-
-
-def test_content_type_follows_the_extension() -> None:
-    assert content_type("a/README.MD") == "text/markdown; charset=utf-8"
-    assert content_type("x.markdown") == "text/markdown; charset=utf-8"
-    assert content_type("LICENSE") == "text/plain; charset=utf-8"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.model.families import recognise
-from proxy.model.record import CONFIG_BYTES_LIMIT, model_record, parse_parameters, read_config
+from proxy.model.record import model_record, parse_parameters, read_config
 from proxy.oci.digest import Digest
 from proxy.oci.reference import RepositoryName, Tag
 from tests.build import descriptor, file_annotations, layer_type, model_manifest
@@ -210,13 +210,6 @@ def test_F7_read_config_hostile_json_is_a_reason(body: bytes) -> None:
     config, reason = read_config(body)
     assert config is None
     assert reason
-
-
-def test_read_config_over_the_limit_is_a_reason() -> None:
-    body = b'{"a":"' + b"x" * (CONFIG_BYTES_LIMIT - 8) + b'"}'
-    assert len(body) == CONFIG_BYTES_LIMIT
-    assert read_config(body)[1] is None
-    assert "more than 4194304" in str(read_config(body + b" ")[1])
 
 
 def test_E8_read_config_values_that_json_cannot_carry_are_replaced() -> None:

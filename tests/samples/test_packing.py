@@ -25,9 +25,10 @@ async def test_sample_manifest_is_as_the_family_writes_it(
     assert manifest.artifact_type == f"{prefix}.manifest.v1+json"
     assert manifest.config is not None
     assert manifest.config.media_type == f"{prefix}.config.v1+json"
-    roles = ["weight.config", "weight.config", "weight", "doc", "doc"]
+    classes = ["weight.config", "weight.config", "weight", "doc", "doc"]
     assert [layer.media_type for layer in manifest.layers] == [
-        f"{prefix}.{role}.v1.{packing}" for role, packing in zip(roles, packings, strict=True)
+        f"{prefix}.{layer_class}.v1.{packing}"
+        for layer_class, packing in zip(classes, packings, strict=True)
     ]
     files = await written.files(name)
     plain = []

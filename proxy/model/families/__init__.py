@@ -17,7 +17,7 @@ from proxy.model.artifact import (
 )
 from proxy.model.families.family import Family, LayerRule
 from proxy.model.families.modelpack import CNAI, MODELPACK
-from proxy.model.tree import path_warning
+from proxy.model.paths import path_warning
 from proxy.oci.manifest import Descriptor, Manifest, load_json, normalise_media_type
 
 FAMILIES: tuple[Family, ...] = (MODELPACK, CNAI)

@@ -1,0 +1,269 @@
+"""Placement: which files a layer holds, and the path of each.
+
+``entry_of_layer`` or ``place_members`` give one layer's files; ``tree`` joins the layers. Nothing
+that an artifact says fails here: a file without a safe path gets a synthetic name.
+
+A tar's annotated path may name the one file in it, a directory around its members, or (aikit) just
+a bundle such as ``docs``. The first regular member decides how the others are placed, and the
+first member of a name counts, so that a reader looking for one file can stop early.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from proxy.formats.tar import Member, MemberKind
+from proxy.model.artifact import LayerClass, ModelLayer, classify
+from proxy.model.paths import path_warning, sanitise_path
+
+# aikit packs each of these as one tar and annotates it with the word; members lie at the root.
+BUNDLE_WORDS = frozenset(("config", "docs", "code", "dataset"))
+
+_EXTENSION = re.compile(r".*(\.[A-Za-z0-9]{1,12})", re.DOTALL)
+# A concrete format as the last token of a layer type: weight.v1.gguf.
+_TYPE_FORMAT = re.compile(r".*\.v[0-9]+\.(?!raw$)([a-z0-9]{1,12})")
+_COMPRESSED = {None: "", "gzip": ".gz", "zstd": ".zst"}
+_SIZED = (MemberKind.REGULAR, MemberKind.SPARSE)
+_FILES = (*_SIZED, MemberKind.HARDLINK)
+_SHOWN = (*_FILES, MemberKind.SYMLINK)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the model.
+
+    ``path`` is safe; ``raw_path`` is what was written, where that differs. ``size`` is bytes,
+    certain if ``exact``, else what the annotation claims. ``offset`` is where the content starts
+    in the layer's blob, in bytes; None: not known or not to be opened. ``unsupported`` says why a
+    file cannot be opened at all.
+    """
+
+    path: str
+    layer: ModelLayer
+    layer_index: int
+    size: int | None
+    exact: bool
+    offset: int | None
+    file_class: LayerClass
+    raw_path: str | None = None
+    unsupported: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 of the content in hex, where the manifest tells it: file and blob are one."""
+        packing, digest = self.layer.packing, self.layer.descriptor.digest
+        if packing.container == "raw" and not packing.compression and digest.algorithm == "sha256":
+            return digest.hex
+        return None
+
+
+def entry_of_layer(layer: ModelLayer, *, layer_index: int) -> FileEntry:
+    """The file a raw layer is, or what stands for a layer that has not been or cannot be opened."""
+    label = _label(layer)
+    path = label or _synthetic(layer)
+    packing, declared = layer.packing, layer.declared_size
+    is_raw = packing.container == "raw" and packing.compression is None
+    if packing.compression is None and declared is not None and declared > layer.descriptor.size:
+        declared = None  # an uncompressed archive is longer than its files
+    warning = path_warning(layer.path) if layer.path else None
+    return FileEntry(
+        path=path,
+        layer=layer,
+        layer_index=layer_index,
+        size=layer.descriptor.size if is_raw else declared,
+        exact=is_raw,
+        offset=0 if is_raw else None,
+        file_class=classify(path, layer.layer_class),
+        raw_path=layer.path if layer.path and layer.path != path else None,
+        unsupported=f"the packing {packing} is not opened yet" if packing.compression else None,
+        warnings=(warning,) if warning else (),
+    )
+
+
+def place_members(
+    layer: ModelLayer, members: Sequence[Member], *, layer_index: int
+) -> tuple[FileEntry, ...]:
+    """The files of a tar layer, in the archive's order; directories and devices are left out.
+
+    One regular member and no directory: the annotated path is its path. Else the annotated path
+    is a directory, unless the first regular member lies at or below it already; then only members
+    outside it are put below it. A bundle word places nothing. Of several members of one path the
+    first counts. A hard link is the earlier regular member that it names.
+    """
+    placement = _Placement.of(layer)
+    names = [_member_name(layer, member.name, at) for at, member in enumerate(members)]
+    files = [at for at, member in enumerate(members) if member.kind in _FILES]
+    has_directory = any(member.kind is MemberKind.DIRECTORY for member in members)
+    single = files[0] if len(files) == 1 and not has_directory and placement.may_name else None
+    as_written = bool(files) and placement.holds(names[files[0]])
+    regular: dict[str, Member] = {}
+    found: dict[str, FileEntry] = {}
+    twins: dict[str, int] = {}
+    for at, (member, name) in enumerate(zip(members, names, strict=True)):
+        if member.kind not in _SHOWN:
+            continue
+        target = member
+        if member.kind is MemberKind.REGULAR:
+            regular.setdefault(name, member)
+        elif member.kind is MemberKind.HARDLINK:
+            target = regular.get(sanitise_path(member.link_target or "") or "", member)
+        written, safe, path = member.name, name, placement.place(name, as_written=as_written)
+        if at == single and placement.label is not None:
+            written, safe, path = layer.path or "", placement.label, placement.label
+        if path in found:
+            twins[path] = twins.get(path, 0) + 1
+            continue
+        unsupported = _unsupported(target)
+        warning = path_warning(written)
+        found[path] = FileEntry(
+            path=path,
+            layer=layer,
+            layer_index=layer_index,
+            size=target.size if target.kind in _SIZED else None,
+            exact=unsupported is None,
+            offset=target.offset if unsupported is None else None,
+            file_class=classify(path, layer.layer_class),
+            raw_path=written if written != safe else None,
+            unsupported=unsupported,
+            warnings=(warning,) if warning else (),
+        )
+    for path, count in twins.items():
+        warning = f"{count} later members of the same path are not shown"
+        found[path] = replace(found[path], warnings=(*found[path].warnings, warning))
+    return tuple(found.values())
+
+
+def may_hold(layer: ModelLayer, path: str) -> bool:
+    """Whether the file at ``path``, as one layer places it, can come out of this layer."""
+    if layer.packing.container == "raw":
+        return path == (_label(layer) or _synthetic(layer))
+    placement = _Placement.of(layer)
+    return placement.label is None or placement.is_bundle or placement.holds(path)
+
+
+class EarlyMatch:
+    """Looks for one path among the members of a tar layer as they are found.
+
+    It gives a member only where ``place_members`` over the whole archive would put that regular
+    member at the path; links and sparse members are left to that function. Time and memory per
+    member are constant.
+    """
+
+    def __init__(self, layer: ModelLayer, path: str) -> None:
+        self._layer = layer
+        self._path = path
+        self._placement = _Placement.of(layer)
+        self._count = 0
+        self._files = 0
+        self._has_directory = False
+        self._first_name = ""
+        # The first member at the path if members are placed as they are, and if they are not.
+        self._candidates: dict[bool, Member] = {}
+
+    def take(self, members: Iterable[Member]) -> Member | None:
+        """Add the next members; the member at the path once that is certain, else None."""
+        for member in members:
+            self._add(member)
+        if self._placement.label is None or self._placement.is_bundle:
+            found = self._candidates.get(True)
+        elif not self._files:
+            return None
+        else:
+            is_several = self._files > 1 or self._has_directory or not self._placement.may_name
+            # A lone member gets the annotated path: its own unless more members come.
+            if not is_several and self._first_name != self._placement.label:
+                return None
+            found = self._candidates.get(self._placement.holds(self._first_name))
+        return found if found is not None and found.kind is MemberKind.REGULAR else None
+
+    def _add(self, member: Member) -> None:
+        name = _member_name(self._layer, member.name, self._count)
+        self._count += 1
+        self._has_directory = self._has_directory or member.kind is MemberKind.DIRECTORY
+        if member.kind in _FILES:
+            if not self._files:
+                self._first_name = name
+            self._files += 1
+        if member.kind in _SHOWN:
+            for as_written in (True, False):
+                if self._placement.place(name, as_written=as_written) == self._path:
+                    self._candidates.setdefault(as_written, member)
+
+
+def _label(layer: ModelLayer) -> str | None:
+    return sanitise_path(layer.path) if layer.path else None
+
+
+def _synthetic(layer: ModelLayer) -> str:
+    """The name of a layer that has none: its class, its digest, what extension is known."""
+    if layer.packing.container == "tar":
+        extension = ".tar"
+    elif match := _TYPE_FORMAT.fullmatch(layer.descriptor.media_type):
+        extension = f".{match[1]}"
+    else:
+        extension = _extension(layer.path or "")
+    compressed = _COMPRESSED[layer.packing.compression]
+    return f"{layer.layer_class}/{layer.descriptor.digest.short}{extension}{compressed}"
+
+
+def _extension(text: str) -> str:
+    match = _EXTENSION.fullmatch(text)
+    return match[1].lower() if match is not None else ""
+
+
+def _member_name(layer: ModelLayer, name: str, position: int) -> str:
+    """The safe form of a member's name, or one made of its position in the archive."""
+    safe = sanitise_path(name)
+    if safe is None:
+        digest = layer.descriptor.digest.short
+        return f"{layer.layer_class}/{digest}-{position}{_extension(name)}"
+    return safe
+
+
+def _unsupported(target: Member) -> str | None:
+    match target.kind:
+        case MemberKind.SYMLINK:
+            return f"a symbolic link to {(target.link_target or '')[:200]!r} is not followed"
+        case MemberKind.HARDLINK:
+            return (
+                f"the hard link's target {(target.link_target or '')[:200]!r} is no earlier "
+                "regular member"
+            )
+        case MemberKind.SPARSE:
+            return "a sparse member is not expanded"
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """How a tar layer's annotated path places its members."""
+
+    label: str | None
+    is_bundle: bool
+    may_name: bool  # the label may be the path of a lone member
+
+    @classmethod
+    def of(cls, layer: ModelLayer) -> _Placement:
+        label = _label(layer)
+        is_bundle = label in BUNDLE_WORDS
+        is_directory = bool(layer.path) and str(layer.path).endswith(("/", "\\"))
+        return cls(label, is_bundle, not is_bundle and not is_directory)
+
+    def holds(self, name: str) -> bool:
+        """Whether a name is the label or lies below it."""
+        return self.label is not None and (name == self.label or name.startswith(f"{self.label}/"))
+
+    def place(self, name: str, *, as_written: bool) -> str:
+        """The path of a member; ``as_written`` if the first regular member is one we hold."""
+        if self.label is None or self.is_bundle or (as_written and self.holds(name)):
+            return name
+        return f"{self.label}/{name}"
