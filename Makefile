@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint bench clean
+.PHONY: help run test test-slow lint coverage bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ lint: $(VENV)/.dev ## check style, format, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: $(VENV)/.dev ## require that the tests of the core reach every branch of it
+	$(BIN)/coverage run -m pytest tests/oci tests/formats tests/model tests/test_errors.py
+	$(BIN)/coverage report --include='proxy/oci/*,proxy/formats/*,proxy/model/*,proxy/errors.py' \
+		--skip-covered --fail-under=100
 
 bench: $(VENV)/.dev ## measure speed and memory
 	$(BIN)/python -m bench.run

@@ -89,3 +89,9 @@ def test_readme_lists_every_setting_and_no_other() -> None:
 
 def test_changelog_has_an_unreleased_section_with_entries() -> None:
     assert re.search(r"^- \S", _section("CHANGELOG.md", "[Unreleased]"), re.MULTILINE)
+
+
+def test_papers_hold_no_placeholder() -> None:
+    for paper in _ROOT.glob("*.md"):
+        found = re.findall(r"\b[A-Z]{2,}-(?:TABLE|HERE|TEXT)\b|\bTODO\b|\bTBD\b", paper.read_text())
+        assert found == [], paper.name
