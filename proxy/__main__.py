@@ -38,6 +38,8 @@ To look around first: cnai-proxy demo"""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    if sys.stdout is None:  # started with a closed one: no socket may get its number either
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     arguments = _parser().parse_args(argv)
     try:
         settings = load(
@@ -182,9 +184,10 @@ def _complain(text: str) -> None:
 
 
 def _say(text: str) -> int:
-    """Write to standard output, which may be closed or full: 1 then, else 0."""
+    """Write to standard output, which may be full: 1 then, else 0."""
     try:
-        print(text, end="", flush=True)  # noqa: T201  # unlike write, it bears a closed stdout
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except OSError as error:
         _complain(f"cnai-proxy: cannot write to standard output: {error.strerror}")
         return 1

@@ -21,7 +21,7 @@ from proxy.facade.middleware import RequestTracer
 from proxy.facade.ops_api import OpsApi
 from proxy.facade.passthrough import Passthrough
 from proxy.facade.registry_api import RegistryApi
-from proxy.facade.trace import trace_of
+from proxy.facade.trace import request_id_of
 from proxy.metrics import Metrics
 from proxy.server import Listener, ListenerLimits, listen
 from proxy.settings import Settings, UpstreamSettings
@@ -117,4 +117,5 @@ async def _upstream(settings: UpstreamSettings, metrics: Metrics) -> AsyncIterat
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     # aiohttp would name its own version and Python's.
     response.headers["Server"] = "cnai-proxy"
-    response.headers["X-Request-Id"] = trace_of(request).request_id
+    if (request_id := request_id_of(request)) is not None:
+        response.headers["X-Request-Id"] = request_id

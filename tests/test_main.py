@@ -12,6 +12,7 @@ import yaml
 
 from proxy import __version__
 from proxy.__main__ import main
+from proxy.embedded.disk import Folder
 
 URL = "https://registry.example"
 
@@ -72,6 +73,25 @@ def test_L1_check_bad_file_is_two_with_a_line_for_each_fault(
     )
 
 
+def test_check_without_a_file_shows_the_defaults_and_notes_what_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check"]) == 0
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["upstreams"] == []
+    assert printed.err == "upstreams: none is set; serve will want --upstream or --embedded\n"
+
+
+def test_check_without_a_file_takes_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNAI_PROXY_UPSTREAMS__0__URL", URL)
+    assert main(["check"]) == 0
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["upstreams"][0]["url"] == URL
+    assert printed.err == ""
+
+
 def test_L1_check_missing_file_is_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err == (
@@ -120,7 +140,83 @@ def test_serve_on_an_address_in_use_is_one(capsys: pytest.CaptureFixture[str]) -
         assert main(["serve", "--upstream", URL, "--port", port]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "cnai-proxy: cannot start: " in printed.err
+    assert printed.err == (
+        f"cnai-proxy: cannot start: 127.0.0.1:{port} is in use; choose another port with --port or "
+        "listen.port\n"
+    )
+
+
+def test_serve_on_an_unknown_name_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert main(["serve", "--upstream", URL, "--host", "nowhere.example", "--port", "0"]) == 1
+    assert capsys.readouterr().err == (
+        "cnai-proxy: cannot start: listen.host: 'nowhere.example' is no address and no name this "
+        "machine knows\n"
+    )
+
+
+def test_serve_on_an_address_of_another_machine_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve", "--upstream", URL, "--host", "192.0.2.1", "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cnai-proxy: cannot start: listen.host, listen.port: 192.0.2.1:0: ")
+
+
+def test_embedded_folder_of_another_process_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Folder(tmp_path)
+    folder.open()
+    try:
+        assert main(["serve", "--embedded", str(tmp_path), "--port", "0"]) == 1
+    finally:
+        folder.close()
+    expected = f"cnai-proxy: --embedded: another process serves {tmp_path}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_embedded_folder_that_is_a_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "models"
+    file.write_text("mine")
+    assert main(["serve", "--embedded", str(file), "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cnai-proxy: ")
+    assert str(file) in line
+    assert file.read_text() == "mine"
+
+
+def test_check_into_a_full_disk_is_one_and_says_so() -> None:
+    with open("/dev/full", "wb") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "proxy", "check"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[1:] == [
+        "cnai-proxy: cannot write to standard output: No space left on device"
+    ]
+
+
+def test_check_into_a_closed_output_harms_nobody() -> None:
+    found = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m proxy check >&-', sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0
+    assert "Traceback" not in found.stderr
 
 
 @pytest.mark.parametrize(

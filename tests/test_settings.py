@@ -264,6 +264,19 @@ def test_ca_file_that_can_be_read_is_kept(tmp_path: Path) -> None:
     assert found.tls.ca_file == file
 
 
+@pytest.mark.parametrize("content", ["", "no certificate\n"])
+def test_L1_ca_file_without_a_certificate_is_refused_by_its_key(
+    tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        _load(_upstream(f"tls: {{ca_file: '{file}'}}"), tmp_path)
+    (line,) = caught.value.faults
+    key = "upstreams.0.tls.ca_file"
+    assert f"{key}: expected a file of PEM certificates, found {str(file)[:80]!r}" in line
+
+
 def test_environment_replaces_what_is_broken_in_the_file(tmp_path: Path) -> None:
     environment = {"CNAI_PROXY_UPSTREAMS__0__URL": URL, "CNAI_PROXY_LOG__LEVEL": "debug"}
     found = _load("upstreams: [registry.example]\nlog: debug\n", tmp_path, environment=environment)
@@ -323,6 +336,7 @@ def test_environment_reaches_into_lists_and_sections(tmp_path: Path) -> None:
         ("PORT", "8080", "port: unknown key; known keys: listen"),
         ("LISTEN", "{port: x}", "listen.port: expected a whole number, found 'x'"),
         ("LISTEN", "8080", "listen: expected keys and values below this key, found 8080"),
+        ("LISTEN__PORT__X", "1", "listen.port: expected a whole number, found keys and values"),
         ("UPSTREAMS__0__NAME", "a", "upstreams.0.url: expected a value, found none"),
         ("UPSTREAMS__1__URL", URL, "upstreams.1.url: no such place; lists count from 0 without"),
         ("UPSTREAMS__²__URL", URL, "upstreams: expected a list, one '- …' line for each entry"),
@@ -333,7 +347,7 @@ def test_L1_broken_variable_is_named(variable: str, value: str, fault: str) -> N
     with pytest.raises(SettingsError) as caught:
         _load(environment={f"CNAI_PROXY_{variable}": value})
     (line,) = caught.value.faults
-    place = "settings" if line.startswith("settings") else f"CNAI_PROXY_{variable}"
+    place = "settings" if "found none" in fault else f"CNAI_PROXY_{variable}"
     assert line.startswith(f"{place}: {fault}")
 
 

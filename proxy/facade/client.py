@@ -24,7 +24,7 @@ class ClientStalled(ConnectionError):
 
 @asynccontextmanager
 async def client_takes(client: asyncio.Transport, seconds: float) -> AsyncIterator[None]:
-    """Give what is awaited inside ``seconds``, and again as long as the client takes 1 KiB/s.
+    """Give one write inside ``seconds``, and again as long as the client takes 1 KiB/s.
 
     A socket is writable only when a good part of its buffer is free, so a steady slow reader would
     look like one that does not read; the kernel's count of unsent bytes tells them apart.
@@ -33,8 +33,13 @@ async def client_takes(client: asyncio.Transport, seconds: float) -> AsyncIterat
         ClientStalled: it took less.
     """
     loop = asyncio.get_running_loop()
-    looked, unsent = loop.time(), _unsent(client)
-    timer: asyncio.TimerHandle | None = None
+    looked, unsent = 0.0, 0
+    timer: asyncio.Handle
+
+    def start() -> None:
+        nonlocal looked, unsent, timer
+        looked, unsent = loop.time(), _unsent(client)
+        timer = loop.call_later(seconds * _LOOK_AFTER, look)
 
     def look() -> None:
         nonlocal looked, unsent, timer
@@ -44,15 +49,15 @@ async def client_takes(client: asyncio.Transport, seconds: float) -> AsyncIterat
             looked, unsent = now, left
             timer = loop.call_later(seconds * _LOOK_AFTER, look)
 
+    # Counted from the first wait on: what is written before it would hide what the client takes.
+    timer = loop.call_soon(start)
     try:
         async with asyncio.timeout(seconds) as deadline:
-            timer = loop.call_later(seconds * _LOOK_AFTER, look)
             yield
     except TimeoutError as error:
         raise ClientStalled("the client took next to no byte in time") from error
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def reset(client: asyncio.BaseTransport | None) -> None:

@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from proxy.content.models import ModelFile, Models
 from proxy.errors import BadRequest, BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
+from proxy.facade.client import expect
 from proxy.facade.content_headers import content_disposition, content_type, document_type
 from proxy.facade.responses import CONTENT_SAFETY, PRIVATE, json_response
 from proxy.facade.sending import send_answer, send_chunks
@@ -33,10 +34,11 @@ class CnaiApi:
 
     def routes(self) -> list[web.RouteDef]:
         """One catch-all for reading: names hold slashes, so the path is parsed here."""
+        anything = "/cnai/{rest:(?s:.*)}"
         return [
-            web.get("/cnai/{rest:(?s:.*)}", self.handle, allow_head=False),
-            web.get("/cnai", self.handle),
-            web.head("/cnai/{rest:(?s:.*)}", self.handle),
+            web.get("/cnai", self.handle, expect_handler=expect),
+            web.get(anything, self.handle, allow_head=False, expect_handler=expect),
+            web.head(anything, self.handle, expect_handler=expect),
         ]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

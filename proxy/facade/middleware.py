@@ -20,7 +20,7 @@ from proxy.facade.responses import error_response
 from proxy.facade.trace import Trace, open_trace
 from proxy.metrics import Metrics
 from proxy.upstream.client import measure_upstream
-from proxy.upstream.headers import VIA_NAME
+from proxy.upstream.headers import LOOP, VIA_NAME
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("proxy.access")
@@ -50,7 +50,7 @@ class RequestTracer:
             response = await self._answer(request, handler, trace)
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
                 trace.sent_bytes = 0 if request.method == hdrs.METH_HEAD else len(response.body)
-            status = trace.cut_status or response.status
+            status = response.status
             return response
         finally:
             self._end(request, trace, status, upstream_time.seconds)
@@ -115,6 +115,9 @@ class RequestTracer:
             sent_bytes=trace.sent_bytes,
             received_bytes=trace.received_bytes,
         )
+        level = logging.WARNING if status >= 500 else logging.INFO
+        if not access_logger.isEnabledFor(level):
+            return
         fields: dict[str, object] = {
             "id": trace.request_id,
             "method": request.method,
@@ -132,7 +135,7 @@ class RequestTracer:
             "reason": trace.failure,
         }
         access_logger.log(
-            logging.WARNING if status >= 500 else logging.INFO,
+            level,
             "request",
             extra={"fields": {k: v for k, v in fields.items() if v is not None}},
         )
@@ -148,13 +151,13 @@ def _check_framing(request: web.Request) -> None:
     if not _HOST.fullmatch(host):
         raise BadRequest("expected a host name and an optional port in the header 'host'")
     if VIA_NAME in ",".join(request.headers.getall(hdrs.VIA, ())):
-        raise LoopDetected("the upstream leads back to this proxy; correct upstreams[].url")
+        raise LoopDetected(LOOP)
     if not request.raw_path.startswith("/"):
         raise BadRequest("expected a request target in origin form, such as /v2/")
 
 
 def _cut(request: web.Request, trace: Trace, status: int, reason: str) -> web.StreamResponse:
-    trace.cut_status, trace.failure = status, reason
+    trace.failure = reason
     reset(request.transport)
     response = web.Response(status=status)
     response.force_close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from proxy.facade.client import expect
 from proxy.facade.trace import trace_of
 from proxy.metrics import Metrics
 
@@ -17,9 +18,12 @@ class OpsApi:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this facade."""
-        routes = [web.get("/livez", self.livez), web.get("/readyz", self.readyz)]
+        routes = [
+            web.get("/livez", self.livez, expect_handler=expect),
+            web.get("/readyz", self.readyz, expect_handler=expect),
+        ]
         if self._expose_metrics:
-            routes.append(web.get("/metrics", self.metrics))
+            routes.append(web.get("/metrics", self.metrics, expect_handler=expect))
         return routes
 
     async def livez(self, request: web.Request) -> web.Response:

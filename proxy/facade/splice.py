@@ -79,11 +79,12 @@ async def send_spliced(
         # From here on drain() means: every byte written so far is in the socket.
         client.set_write_buffer_limits(0)
         try:
-            async with client_takes(client, write_seconds):
-                writer.send_headers()
-                for chunk in body.received:
+            writer.send_headers()
+            for chunk in body.received:
+                async with client_takes(client, write_seconds):
                     await response.write(chunk)
-                    trace.sent_bytes += len(chunk)
+                trace.sent_bytes += len(chunk)
+            async with client_takes(client, write_seconds):
                 await writer.drain()
             with _duplicate(client) as target, _pipe() as pipe:
                 transfer = _Transfer(body.descriptor, target, pipe, client, trace)

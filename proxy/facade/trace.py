@@ -25,8 +25,6 @@ class Trace:
     started_answer: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
-    # The status that tells what became of an answer that was cut; None: its own status does.
-    cut_status: int | None = None
     # Why it went wrong, in words for the operator.
     failure: str | None = None
 
@@ -42,3 +40,9 @@ def open_trace(request: web.Request, trace: Trace) -> None:
 def trace_of(request: web.Request) -> Trace:
     """The trace of a request that came through ``middleware.RequestTracer``."""
     return request[_KEY]
+
+
+def request_id_of(request: web.Request) -> str | None:
+    """The request's id; None where aiohttp answered before any handler could."""
+    trace = request.get(_KEY)
+    return trace.request_id if trace is not None else None

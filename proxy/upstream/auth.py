@@ -21,7 +21,14 @@ from urllib.parse import urlsplit
 
 from cachetools import TLRUCache
 
-from proxy.errors import BadUpstream, Denied, TooManyRequests, Unauthorized, UpstreamUnreachable
+from proxy.errors import (
+    BadUpstream,
+    Denied,
+    LoopDetected,
+    TooManyRequests,
+    Unauthorized,
+    UpstreamUnreachable,
+)
 from proxy.oci.challenge import (
     TOKEN_ANSWER_LIMIT,
     Challenge,
@@ -33,7 +40,7 @@ from proxy.oci.challenge import (
 from proxy.oci.reference import RepositoryName
 from proxy.tasks import spawn
 from proxy.upstream.client import Upstream, UpstreamResponse
-from proxy.upstream.headers import OWN_REQUEST, origin_of
+from proxy.upstream.headers import LOOP, OWN_REQUEST, origin_of
 
 # For one exchange, connection and answer together.
 EXCHANGE_SECONDS = 10.0
@@ -142,6 +149,7 @@ class AuthorizedReader:
             TooManyRequests: with the upstream's ``Retry-After``.
             BadUpstream: the challenge's realm is not bound to the upstream, or a 5xx answer.
             UpstreamUnreachable: the upstream itself answered 503.
+            LoopDetected: the upstream answered 508.
         """
         key = (caller.fingerprint, repository.text)
         token = self._tokens.get(key)
@@ -258,6 +266,8 @@ def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:
             raise TooManyRequests("the upstream limits requests", headers=headers)
         case 503:
             raise UpstreamUnreachable("the upstream is unavailable", headers=headers)
+        case 508:
+            raise LoopDetected(LOOP)
         case status if status >= 500:
             raise BadUpstream(f"the upstream failed with status {status}")
 

@@ -259,11 +259,12 @@ class Upstream:
             BadUpstream: no HTTP, failed TLS, a redirect that is not allowed.
             RequestTimeout: the client stopped sending ``body``.
         """
-        async with self.request(method, f"{self.base_url}{target}", headers, body) as first:
+        url = f"{self.base_url}{target}"
+        async with self.request(method, url, headers, body, trusted=True) as first:
             if not (follow and method in _REPEATABLE and first.status in _REDIRECTS):
                 yield first
                 return
-            url, location = f"{self.base_url}{target}", first.headers.get("Location")
+            location = first.headers.get("Location")
         async with AsyncExitStack() as stack:
             yield await self._follow(stack, method, url, location, headers)
 
@@ -337,7 +338,8 @@ class Upstream:
                     await self._slots.acquire()
             except TimeoutError as error:
                 raise UpstreamUnreachable(
-                    f"all {self._connections} connections to the upstream are in use",
+                    f"all {self._connections} connections to the upstream are in use; "
+                    "upstreams[].connections sets how many there are",
                     headers=(("Retry-After", "1"),),
                 ) from error
         else:

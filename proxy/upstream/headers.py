@@ -76,6 +76,8 @@ OWN_REQUEST: Mapping[str, str] = {
     "User-Agent": f"cnai-proxy/{__version__}",
     "Via": VIA,
 }
+# Said by whoever notices: the proxy that gets its own request, or the one told so in a 508.
+LOOP = "the upstream leads back to this proxy; correct upstreams[].url"
 _OWN_VIA = re.compile(r"1\.1 cnai-proxy-[0-9a-f]{8}\b")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faulty_upstream import Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy
-from tests.flows.http import Client
+from tests.flows.http import Client, listening
 
 CONTENT = bytes(range(256)) * 64
 
@@ -62,9 +62,8 @@ H2_REQUESTS = {
     "http 0.9 in text": b"GET /v2/ HTTP/0.9\r\nHost: x\r\n\r\n",
     "chunked in 1.0": b"POST /v2/a/blobs/uploads/ HTTP/1.0\r\nHost: x\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "absolute form": b"GET http://evil.example/v2/ HTTP/1.1\r\nHost: x\r\n"
-    b"Connection: close\r\n\r\n",
-    "host with markup": b'GET /v2/ HTTP/1.1\r\nHost: a"><script>\r\nConnection: close\r\n\r\n',
+    "absolute form": b"GET http://evil.example/v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "host with markup": b'GET /v2/ HTTP/1.1\r\nHost: a"><script>\r\n\r\n',
     "backslash": b"GET /v2/a\\..\\b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     "nul in path": b"GET /v2/a%00b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     "fragment": b"GET /v2/a#b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
@@ -75,10 +74,75 @@ H2_REQUESTS = {
 async def test_H2_what_the_parser_lets_pass_is_refused_here(
     proxy: Client, upstream: FaultyUpstream, sent: bytes
 ) -> None:
-    received = await proxy.raw(sent)
+    received = await proxy.raw(sent)  # to its end: framing in doubt closes the connection
     assert statuses(received) == [400], received[:200]
     assert b"evil.example" not in received
     assert upstream.log == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize(
+    "framed",
+    [b"Content-Length: 5\r\n\r\nabcde", b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"],
+    ids=["length", "chunked"],
+)
+async def test_H1_body_of_a_read_stays_behind_with_its_length(
+    start_proxy: StartProxy, upstream: FaultyUpstream, method: bytes, framed: bytes
+) -> None:
+    proxy = await start_proxy(upstream__timeouts__response_seconds=1)
+    received = await proxy.raw(
+        method + b" /v2/ HTTP/1.1\r\nHost: x\r\n" + framed + b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    assert statuses(received) == [200, 200]
+    for seen in upstream.log:
+        assert seen.all("Content-Length") == seen.all("Transfer-Encoding") == []
+
+
+async def test_H4_body_of_a_read_never_swallows_the_next_callers_request(
+    start_proxy: StartProxy,
+) -> None:
+    got: list[bytes] = []
+
+    async def answer_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers at once and only then reads the body declared, as many servers do."""
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            got.append(head)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            if (declared := re.search(rb"(?i)content-length: *(\d+)", head)) is not None:
+                got.append(await reader.readexactly(int(declared[1])))
+
+    async with listening(answer_first) as url:
+        proxy = await start_proxy(
+            url=url, upstream__connections=1, upstream__timeouts__response_seconds=1
+        )
+        await proxy.raw(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\nConnection: close\r\n\r\n"
+            + b"a" * 40
+        )
+        answer = await proxy.get("/v2/", Authorization="Bearer of-the-next")
+    assert answer.status == 200
+    assert [head.startswith(b"GET /v2/ HTTP/1.1\r\n") for head in got] == [True, True]
+    assert b"Bearer of-the-next" in got[1]
+
+
+async def test_H4_upgrade_with_a_body_smuggles_no_request(start_proxy: StartProxy) -> None:
+    got: list[bytes] = []
+
+    async def answer_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            got.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 202 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    inner = b"GET /v2/inner HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with listening(answer_first) as url:
+        proxy = await start_proxy(url=url, listen__body_seconds=1)
+        await proxy.raw(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(inner) + inner
+        )
+    assert [head for head in got if b"inner" in head.partition(b"\r\n")[0]] == []
 
 
 async def test_H3_connection_may_not_name_what_must_pass(
@@ -86,7 +150,7 @@ async def test_H3_connection_may_not_name_what_must_pass(
 ) -> None:
     received = await proxy.raw(
         b"GET /v2/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n"
-        b"Connection: close, Authorization\r\n\r\n"
+        b"Connection: Authorization\r\n\r\n"
     )
     assert statuses(received) == [400]
     assert upstream.log == []
@@ -224,6 +288,35 @@ async def test_H8_interim_answers_do_not_hold_a_request_for_ever(
     assert (answer.status, answer.code) == (504, "UNAVAILABLE")
 
 
+async def test_H8_switching_protocols_unasked_is_502(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    upstream.faults.append(
+        Fault(
+            match="/v2/",
+            raw=b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nGARBAGE",
+        )
+    )
+    received = await proxy.raw(
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n"
+    )
+    assert statuses(received) == [502]
+    assert b"GARBAGE" not in received
+    assert b'"UNAVAILABLE"' in received
+
+
+async def test_H5_unknown_expectations_are_ignored(
+    proxy: Client, upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="proxy.access")
+    received = await proxy.raw(
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nExpect: bogus\r\nConnection: close\r\n\r\n"
+    )
+    assert statuses(received) == [200]
+    assert upstream.log[-1].all("Expect") == []
+    assert len(caplog.records) == 1
+
+
 async def test_I2_silent_and_half_sent_requests_are_dropped(
     start_proxy: StartProxy, upstream: FaultyUpstream
 ) -> None:
@@ -273,3 +366,17 @@ async def test_headers_of_many_kilobytes_pass(proxy: Client, upstream: FaultyUps
     answer = await proxy.get("/v2/", Authorization=token)
     assert upstream.log[-1].get("Authorization") == token
     assert answer.headers["Docker-Long"] == "l" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/cnai/a:b", 404), ("/livez", 200), ("/metrics", 200), ("/no", 417)]
+)
+async def test_unknown_expectations_break_no_route(
+    proxy: Client, caplog: pytest.LogCaptureFixture, target: str, status: int
+) -> None:
+    caplog.set_level("ERROR")
+    received = await proxy.raw(
+        f"GET {target} HTTP/1.1\r\nHost: x\r\nExpect: x\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert statuses(received) == [status]
+    assert caplog.records == []

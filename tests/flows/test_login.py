@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from proxy import __version__
 from proxy.errors import BadUpstream, Unauthorized
 from proxy.metrics import Metrics
 from proxy.oci.manifest import OCI_MANIFEST
@@ -130,6 +131,26 @@ async def test_basic_upstream_takes_the_callers_login(
     assert (await proxy.get(FILE, Authorization=ANNA)).body == WEIGHTS
 
 
+@pytest.mark.parametrize(
+    ("authorization", "text"),
+    [
+        (None, "the registry wants a login for team/model"),
+        (BERT, "the registry refuses this login for team/model"),
+        ("bearer nonsense", "the registry refuses this login for team/model"),
+        ("Digest x", "expected a Basic or Bearer login for team/model, found 'digest'"),
+    ],
+)
+async def test_refusal_tells_a_wrong_login_from_none(
+    proxy: Client, upstream: FaultyUpstream, authorization: str | None, text: str
+) -> None:
+    push(upstream)
+    upstream.tokens = {ANNA}
+    headers = [("Authorization", authorization)] if authorization else []
+    answer = await proxy.send("GET", FILE, headers=headers)
+    assert_asks_for_basic(answer)
+    assert answer.message == text
+
+
 async def test_every_request_is_asked_anew(proxy: Client, upstream: FaultyUpstream) -> None:
     push(upstream)
     upstream.tokens = {ANNA}
@@ -207,6 +228,17 @@ async def test_login_of_the_caller_goes_to_the_realm(
     assert (await proxy.get(FILE, Authorization=ANNA)).body == WEIGHTS
     assert [seen.get("Authorization") for seen in service.asked] == [None, BERT, ANNA]
     assert credentials(upstream)[-1] == "Bearer token-0-3"
+
+
+async def test_own_requests_name_the_proxy(
+    proxy: Client, upstream: FaultyUpstream, token_service: ServiceOf
+) -> None:
+    """Without a User-Agent some registries answer 403; the caller's own is not asked for."""
+    service = token_service(ANNA)
+    assert (await proxy.get(FILE, Authorization=ANNA, User_Agent="curl/8")).status == 200
+    assert service.asked
+    for seen in upstream.log:
+        assert seen.get("User-Agent") == f"cnai-proxy/{__version__}"
 
 
 async def test_token_is_used_again(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,16 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from proxy.content import models
+from proxy.content.blobs import BlobPart, Blobs
+from proxy.content.manifests import Manifests, StoredManifest
+from proxy.content.models import Models
+from proxy.errors import SizeInvalid
+from proxy.oci.byterange import ByteRange
+from proxy.oci.digest import Digest
 from proxy.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from proxy.oci.reference import Reference, RepositoryName
+from proxy.upstream.auth import Caller
 from tests.build import (
     Generation,
     descriptor,
@@ -1217,6 +1227,62 @@ async def test_readme_costs_no_weights(
     assert len(upstream.requests("GET .*/blobs/")) == 1
 
 
+# What one request may cost the upstream, over blobs in memory: thousands of reads are slow else.
+
+
+class _ManifestInMemory(Manifests):
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def get(self, reference: Reference, *, caller: Caller) -> StoredManifest:
+        return StoredManifest(self._body, OCI_MANIFEST, Digest.of(self._body))
+
+
+class _BlobInMemory(Blobs):
+    """Every blob has the same ``content``."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.reads = 0
+
+    @asynccontextmanager
+    async def open(
+        self,
+        repository: RepositoryName,
+        descriptor: Descriptor,
+        *,
+        byte_range: ByteRange,
+        caller: Caller,
+    ) -> AsyncIterator[BlobPart]:
+        self.reads += 1
+        yield BlobPart(self._chunks(byte_range), None, 0)
+
+    async def _chunks(self, byte_range: ByteRange) -> AsyncIterator[bytes]:
+        yield self._content[byte_range.first : byte_range.last + 1]
+
+
+def _models(archive: bytes, layers: int) -> tuple[Models, _BlobInMemory]:
+    layer = descriptor(layer_type("weight", "tar"), archive)
+    blobs = _BlobInMemory(archive)
+    return Models(_ManifestInMemory(manifest_bytes([layer] * layers)), blobs), blobs
+
+
+async def test_many_archives_cost_a_bounded_number_of_reads() -> None:
+    # Two reads each: the second header is too far away to be read through to.
+    archive = tar_of(tar_entry(b"a", bytes(300 * 1024)), tar_entry(b"b", b"x"))
+    found, blobs = _models(archive, 3_000)
+    with pytest.raises(SizeInvalid, match=f"at most {models.REQUESTS_LIMIT} reads"):
+        await found.find(Reference.parse("team/model:v1"), "nothing", caller=Caller())
+    assert blobs.reads <= models.REQUESTS_LIMIT + models.LAYERS_AT_ONCE
+
+
+async def test_listing_reads_a_bounded_number_of_archives() -> None:
+    found, blobs = _models(tar_of(tar_entry(b"a", b"x")), 3_000)
+    tree = await found.files(Reference.parse("team/model:v1"), caller=Caller())
+    assert blobs.reads == models.LAYERS_WALKED_LIMIT
+    assert tree.entries
+
+
 # Upstreams that lie ------------------------------------------------------------------------------
 
 
@@ -1232,6 +1298,20 @@ async def test_upstream_that_ignores_range_is_cut_here(
     assert (await proxy.get(f"{REF}/readme")).body == README
     listed = await flat(proxy)
     assert listed["papers/LICENSE"]["size"] == len(LICENSE)
+
+
+async def test_upstream_that_ignores_range_is_not_read_for_ever(
+    proxy: Client, upstream: FaultyUpstream, big_tar: Layer
+) -> None:
+    """Each header behind 64 MiB of weights costs them again."""
+    push(upstream, *[big_tar] * 20)
+    upstream.faults.append(Fault(ignore_range=True))
+    for view in ("files", "files/nothing"):
+        upstream.sent = 0
+        answer = await proxy.get(f"{REF}/{view}")
+        assert_error(answer, 413, "SIZE_INVALID")
+        assert "ignores Range" in answer.message
+        assert upstream.sent <= 6 * BIG
 
 
 @pytest.mark.parametrize(
@@ -1455,6 +1535,37 @@ async def test_unknown_references_are_404(proxy: Client, upstream: FaultyUpstrea
     ):  # fmt: skip
         answer = await proxy.get(f"/cnai/{reference}")
         assert_error(answer, 404, "MANIFEST_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("target", "detail"),
+    [
+        ("/cnai/team/model", {"tags": "/v2/team/model/tags/list"}),
+        ("/cnai/team/model/", {"tags": "/v2/team/model/tags/list"}),
+        ("/cnai/Team", None),
+        ("/cnai/", None),
+        ("/cnai", None),
+    ],
+)
+async def test_name_without_a_reference_is_404_that_leads_to_its_tags(
+    proxy: Client, upstream: FaultyUpstream, target: str, detail: object
+) -> None:
+    answer = await proxy.get(target)
+    assert_error(answer, 404, "MANIFEST_UNKNOWN")
+    assert "/cnai/<name>:<tag>" in answer.message
+    assert answer.json["errors"][0]["detail"] == detail
+    assert upstream.log == []
+
+
+async def test_404_of_something_else_than_a_registry_says_what_to_check(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    assert "upstreams[].url" not in (await proxy.get(REF)).message
+    page = b"HTTP/1.1 404 X\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nNot Found"
+    upstream.faults.append(Fault(match="/manifests/", raw=page))
+    answer = await proxy.get(REF)
+    assert_error(answer, 404, "MANIFEST_UNKNOWN")
+    assert "check upstreams[].url" in answer.message
 
 
 @pytest.mark.parametrize(

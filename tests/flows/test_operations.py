@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import pytest
 
 from proxy.__main__ import main
-from tests.faulty_upstream import Fault, FaultyUpstream
+from proxy.app import serving
+from proxy.settings import load
+from tests.faulty_upstream import OCI_MANIFEST, Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy
 from tests.flows.http import Client
 
@@ -130,7 +134,7 @@ def test_taken_port_is_one_line(capsys: pytest.CaptureFixture[str], unused_tcp_p
         assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot start" in line
-    assert str(unused_tcp_port) in line
+    assert f"{unused_tcp_port} is in use" in line
 
 
 async def test_sigterm_lets_a_running_transfer_end(upstream: FaultyUpstream) -> None:
@@ -181,6 +185,80 @@ async def test_stalled_transfer_is_cut_when_the_drain_is_over(upstream: FaultyUp
         assert await running.stop() == 0
         assert 0.4 < time.monotonic() - started < 5
         writer.close()
+    (drained,) = (line for line in running.errors if "drained" in line)
+    assert "WARNING" in drained
+    assert "requests_cut=1" in drained
+
+
+async def test_drain_takes_its_time_once_and_names_what_it_cut(
+    upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = upstream.blob(bytes(100_000))
+    upstream.faults.append(Fault(stall_at=10))
+    flags = {"upstreams.0.url": upstream.url, "listen.port": 0, "listen.drain_seconds": 0.6}
+    caplog.set_level("INFO")
+    loop = asyncio.get_running_loop()
+    async with serving(load(file=None, environment={}, flags=flags)) as listener:
+        reader, writer = await asyncio.open_connection(listener.host, listener.port)
+        writer.write(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        started = loop.time()
+    assert 0.6 <= loop.time() - started < 1.1
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    access, drained = caplog.records[-2:]
+    if access.name != "proxy.access":  # the cut request ends while or after the count is told
+        access, drained = drained, access
+    assert access.__dict__["fields"]["reason"] == "cut after the drain of 0.6 s: the proxy stops"
+    assert (drained.levelname, drained.getMessage()) == ("WARNING", "drained requests_cut=1")
+
+
+async def test_sighup_is_ignored_with_a_warning(upstream: FaultyUpstream) -> None:
+    async with command("serve", "--upstream", upstream.url, "--port", "0") as running:
+        running.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while not any("SIGHUP ignored" in line for line in running.errors):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await running.client.get("/v2/")).status == 200
+        assert await running.stop() == 0
+
+
+@pytest.mark.parametrize("target", ["/v2/", "/cnai/a:v1"])
+async def test_upstream_that_is_the_proxy_itself_is_508(
+    start_proxy: StartProxy, unused_tcp_port: int, target: str
+) -> None:
+    proxy = await start_proxy(
+        url=f"http://127.0.0.1:{unused_tcp_port}", listen__port=unused_tcp_port
+    )
+    async with asyncio.timeout(2):
+        answer = await proxy.get(target)
+    assert (answer.status, answer.code) == (508, "UNAVAILABLE")
+    assert "upstreams[].url" in answer.message
+
+
+async def test_loop_through_two_proxies_is_508(
+    unused_tcp_port_factory: Callable[[], int],
+) -> None:
+    ports = [str(unused_tcp_port_factory()) for _ in range(2)]
+    async with (
+        command("serve", "--upstream", f"http://127.0.0.1:{ports[1]}", "--port", ports[0]) as first,
+        command("serve", "--upstream", f"http://127.0.0.1:{ports[0]}", "--port", ports[1]),
+    ):
+        for target in ("/v2/", "/cnai/a:v1"):
+            async with asyncio.timeout(2):
+                answer = await first.client.get(target)
+            assert (answer.status, answer.code) == (508, "UNAVAILABLE")
+            assert "upstreams[].url" in answer.message
+
+
+async def test_proxies_in_a_row_are_no_loop(proxy: Client, upstream: FaultyUpstream) -> None:
+    other = "1.1 cnai-proxy-0badcafe"
+    for via in (other, f"1.0 fred, {other} (a comment)"):
+        assert (await proxy.get("/v2/", Via=via)).status == 200
+        first, own = (upstream.log[-1].get("Via") or "").split(", ")
+        assert first == other
+        assert re.fullmatch(r"1\.1 cnai-proxy-[0-9a-f]{8}", own)
 
 
 async def test_health_does_not_depend_on_the_upstream(start_proxy: StartProxy) -> None:
@@ -247,6 +325,86 @@ async def test_request_id_of_an_error_is_in_the_log(
     }
 
 
+async def test_every_answer_has_its_request_id(proxy: Client, upstream: FaultyUpstream) -> None:
+    digest = upstream.blob(bytes(2 * 1024 * 1024))
+    seen = set()
+    targets = (
+        ("/livez", 200), ("/metrics", 200), ("/v2/", 200), (f"/v2/a/blobs/{digest}", 200),
+        ("/v2/a/../b", 400), ("/cnai", 404), ("/cnai/a:v1", 404), ("/nowhere", 404),
+    )  # fmt: skip
+    for method in ("GET", "HEAD"):
+        for target, status in targets:
+            answer = await proxy.send(method, target)
+            assert answer.status == status
+            seen.add(answer.headers["X-Request-Id"])
+    refused = await proxy.send("PUT", "/livez")
+    assert refused.status == 405
+    seen.add(refused.headers["X-Request-Id"])
+    assert len(seen) == 2 * len(targets) + 1
+
+
+async def test_access_line_of_a_model_file_names_it_and_its_wait(
+    proxy: Client, upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = {
+        "mediaType": "application/vnd.cncf.model.weight.v1.raw",
+        "digest": upstream.blob(b"weights"),
+        "size": 7,
+        "annotations": {"org.cncf.model.filepath": "dir/w.bin"},
+    }
+    document = {
+        "schemaVersion": 2,
+        "artifactType": "application/vnd.cncf.model.manifest.v1+json",
+        "layers": [layer],
+    }
+    upstream.manifest("team/model", "v1", document, OCI_MANIFEST)
+    upstream.faults.append(Fault(match="/manifests/", delay=0.05))
+    caplog.set_level("INFO", logger="proxy.access")
+    assert (await proxy.get("/cnai/team/model:v1/files/dir/w.bin")).body == b"weights"
+    (line,) = (record.__dict__["fields"] for record in caplog.records)
+    assert line["path"] == "dir/w.bin"
+    assert (line["repository"], line["reference"]) == ("team/model", "v1")
+    assert 0.05 <= line["upstream_seconds"] <= line["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("size", "length"),
+    [(1_000, None), (500_000, None), (500_000, "chunked"), (2_000_000, None)],
+    ids=["whole", "chunks", "chunked", "spliced"],
+)
+async def test_upstream_that_dies_within_a_body_is_logged_and_counted(
+    proxy: Client,
+    upstream: FaultyUpstream,
+    caplog: pytest.LogCaptureFixture,
+    size: int,
+    length: Literal["chunked"] | None,
+) -> None:
+    digest = upstream.blob(bytes(size))
+    upstream.faults.append(Fault(cut_at=size // 2, length=length))
+    caplog.set_level("INFO", logger="proxy.access")
+    with contextlib.suppress(aiohttp.ClientPayloadError):
+        assert (await proxy.get(f"/v2/a/blobs/{digest}")).status == 502
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.__dict__["fields"]["status"] == 502
+    assert "ended before its declared length" in record.__dict__["fields"]["reason"]
+    text = (await proxy.get("/metrics")).body.decode()
+    assert 'cnai_proxy_upstream_failures_total{status="502",upstream="default"} 1.0' in text
+    (counted,) = re.findall(r"cnai_proxy_requests_total\{.*blobs.*\} .*", text)
+    assert 'status="5xx"' in counted
+
+
+async def test_access_line_is_a_warning_from_500_on(
+    proxy: Client, upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="proxy.access")
+    for status in (404, 499, 500, 503):
+        upstream.faults = [Fault(match="/v2/", status=status)]
+        assert (await proxy.get("/v2/")).status == status
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "INFO", "WARNING", "WARNING"]
+
+
 async def test_B5_no_secret_in_log_metrics_or_answers(upstream: FaultyUpstream) -> None:
     digest = upstream.blob(bytes(100))
     upstream.faults.append(
@@ -288,6 +446,37 @@ async def test_B5_no_secret_in_log_metrics_or_answers(upstream: FaultyUpstream) 
             entries = [json.loads(line) for line in running.errors]
             assert {entry["logger"] for entry in entries} >= {"proxy.access"}
             assert all("time" in entry and "level" in entry for entry in entries)
+
+
+async def test_demo_into_a_closed_output_serves(unused_tcp_port: int) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m proxy demo --port {unused_tcp_port} >&-', sys.executable),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(15):
+        while process.returncode is None:
+            with contextlib.suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", unused_tcp_port)
+                writer.close()
+                process.send_signal(signal.SIGTERM)
+                break
+            await asyncio.sleep(0.02)
+        errors = await process.stderr.read()
+        assert (await process.wait(), errors) == (0, b"")
+
+
+async def test_demo_into_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "proxy", "demo", "--port", "0"),
+            stdout=full,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(15):
+            _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors == b"cnai-proxy: cannot start: No space left on device\n"
 
 
 async def test_demo_shows_commands_that_work() -> None:

@@ -6,13 +6,15 @@ import asyncio
 import gzip
 import hashlib
 import io
+import socket
+from typing import Literal
 
 import aiohttp
 import pytest
 
 from tests.faulty_upstream import OCI_MANIFEST, Fault, FaultyUpstream, running
 from tests.flows.conftest import StartProxy
-from tests.flows.http import Client
+from tests.flows.http import Client, listening
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -131,8 +133,10 @@ async def test_only_listed_headers_cross(proxy: Client, upstream: FaultyUpstream
 
 
 async def test_no_cookie_of_one_caller_comes_with_another(
-    proxy: Client, upstream: FaultyUpstream
+    start_proxy: StartProxy, upstream: FaultyUpstream
 ) -> None:
+    # By name: a cookie jar takes none from a bare address.
+    proxy = await start_proxy(url=f"http://localhost:{upstream.port}")
     upstream.faults.append(Fault(match="/v2/", times=1, headers=[("Set-Cookie", "sid=a; Path=/")]))
     await proxy.get("/v2/")
     await proxy.get("/v2/")
@@ -191,6 +195,21 @@ async def test_short_upstream_body_never_ends_well(
         await proxy.get(f"/v2/a/blobs/{digest}")
     upstream.faults.clear()
     assert (await proxy.get(f"/v2/a/blobs/{digest}")).body == CONTENT
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(cut_at=500_000), Fault(length="chunked", cut_at=500_000)],
+    ids=["cut", "chunked"],
+)
+async def test_short_upstream_body_is_a_reset_to_a_client_of_http_1_0(
+    proxy: Client, upstream: FaultyUpstream, fault: Fault
+) -> None:
+    """Its bodies may end with the connection, so a plain close would look like the end."""
+    digest = upstream.blob(CONTENT)
+    upstream.faults.append(fault)
+    with pytest.raises(ConnectionResetError):
+        await proxy.raw(f"GET /v2/a/blobs/{digest} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
 
 
 async def test_small_body_that_breaks_is_a_502_of_ours(
@@ -281,6 +300,84 @@ async def test_client_that_leaves_frees_the_upstream(
         while upstream.open:  # noqa: ASYNC110  # the upstream's socket has no event to wait for
             await asyncio.sleep(0.01)
     assert upstream.sent < len(CONTENT) * 64
+
+
+async def test_client_that_leaves_before_the_answer_frees_the_upstream(
+    start_proxy: StartProxy,
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def think(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        left.set()
+
+    async with listening(think) as url, asyncio.timeout(5):
+        proxy = await start_proxy(url=url)
+        _, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        writer.transport.abort()
+        await left.wait()
+
+
+async def slow_client(proxy: Client, digest: str) -> socket.socket:
+    """A client that asked for a blob, whose kernel takes little ahead of it."""
+    client = socket.socket()
+    client.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, (proxy.host, proxy.port))
+    await loop.sock_sendall(
+        client, f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    )
+    return client
+
+
+@pytest.mark.parametrize("length", [None, "chunked"], ids=["spliced", "chunked"])
+async def test_slow_reader_is_cut_only_when_it_takes_next_to_nothing(
+    start_proxy: StartProxy, upstream: FaultyUpstream, length: Literal["chunked"] | None
+) -> None:
+    proxy = await start_proxy(listen__write_seconds=0.4)
+    digest = upstream.blob(CONTENT * 32)
+    upstream.faults.append(Fault(length=length))
+    loop = asyncio.get_running_loop()
+    with await slow_client(proxy, digest) as client:
+        started = loop.time()
+        while loop.time() - started < 1.4:
+            # 0.6 MB a second: too slow for the socket ever to look writable in the patience.
+            await loop.sock_recv(client, 6000)
+            await asyncio.sleep(0.01)
+        assert upstream.open == 1
+        async with asyncio.timeout(5):
+            while upstream.open:
+                client.recv(2)  # 80 bytes a second
+                await asyncio.sleep(0.025)
+
+
+async def test_I6_no_free_upstream_connection_is_503_in_time(
+    start_proxy: StartProxy, upstream: FaultyUpstream
+) -> None:
+    proxy = await start_proxy(upstream__connections=1, upstream__timeouts__connect_seconds=0.3)
+    digest = upstream.blob(CONTENT * 64)
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port, limit=1024)
+    writer.write(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readexactly(100)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for target in ("/v2/", "/cnai/a:v1"):
+        answer = await proxy.get(target)
+        assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+        assert answer.headers["Retry-After"] == "1"
+        assert "all 1 connections to the upstream are in use" in answer.message
+        assert "upstreams[].connections" in answer.message
+    assert loop.time() - started < 2
+    waiting = asyncio.gather(proxy.get("/v2/"))
+    writer.transport.abort()
+    (answer,) = await waiting
+    assert answer.status == 200
+    assert len(upstream.requests("/v2/$")) == 1
 
 
 async def test_reader_that_stalls_is_cut(start_proxy: StartProxy, upstream: FaultyUpstream) -> None:
@@ -461,6 +558,34 @@ async def test_followed_redirect_to_an_unlisted_private_host_is_refused(
             assert (answer.status, answer.code) == (502, "UNAVAILABLE"), location
             assert "not allowed" in answer.message
         assert canary.log == []
+
+
+async def test_followed_redirect_to_a_name_of_a_private_address_is_refused(
+    start_proxy: StartProxy, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rebinding: the name looks public, what it resolves to is not."""
+    resolve = socket.getaddrinfo
+
+    def rebound(host: str, port: int, *arguments: int, **named: int) -> object:
+        return resolve("127.0.0.2" if host == "canary.example" else host, port, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    touched: list[str] = []
+
+    async def canary(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        touched.append("touched")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
+
+    # The upstream's own port is the one that a redirect may name besides 80 and 443.
+    async with listening(canary, "127.0.0.2", upstream.port):
+        proxy = await start_proxy(upstream__redirects="follow")
+        digest = upstream.blob(CONTENT)
+        upstream.faults.append(Fault(location=f"http://canary.example:{upstream.port}/x"))
+        answer = await proxy.get(f"/v2/a/blobs/{digest}")
+    assert (answer.status, answer.code) == (502, "UNAVAILABLE")
+    assert "not public" in answer.message
+    assert touched == []
 
 
 async def test_redirect_loops_end(start_proxy: StartProxy, upstream: FaultyUpstream) -> None:

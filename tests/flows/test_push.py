@@ -13,7 +13,7 @@ import pytest
 
 from tests.faulty_upstream import OCI_MANIFEST, Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy
-from tests.flows.http import Answer, Client
+from tests.flows.http import Answer, Client, listening
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -82,13 +82,15 @@ async def test_K2_steps_of_one_upload_may_take_different_proxies(
     assert upstream.blobs[DIGEST] == CONTENT
 
 
+@pytest.mark.parametrize("size", [0, 100])
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE"])
 async def test_K3_a_write_on_a_lost_connection_is_sent_once(
-    proxy: Client, upstream: FaultyUpstream, method: str
+    proxy: Client, upstream: FaultyUpstream, method: str, size: int
 ) -> None:
     await proxy.get("/v2/")  # leaves a kept connection in the pool
     upstream.faults.append(Fault(match=f"^{method}", hang_up=True))
-    body = io.BytesIO(b"x" * 100) if method != "DELETE" else None
+    # Without a body nothing but the proxy's own rule keeps the HTTP client from sending it again.
+    body = io.BytesIO(b"x" * size) if size else None
     answer = await proxy.send(method, "/v2/a/blobs/uploads/s", body=body)
     assert (answer.status, answer.code) == (502, "UNAVAILABLE")
     assert len(upstream.requests(f"^{method}")) == 1
@@ -268,6 +270,65 @@ async def test_H5_early_refusal_reaches_a_client_that_still_sends(
     assert answer.headers["Connection"] == "close"
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="x"'
     assert loop.time() - started < 3
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_H5_early_answer_may_take_its_time_with_its_body(
+    start_proxy: StartProxy, late: bool
+) -> None:
+    """The upload goes on between the answer's headers and its body."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b'HTTP/1.1 401 X\r\nContent-Length: 2\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n'
+        writer.write(head if late else head + b"{}")
+        if late:
+            await reader.readexactly(1 << 20)
+            writer.write(b"{}")
+        while await reader.read(65536):
+            pass
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(65536)
+            await asyncio.sleep(0.002)  # a pace: each chunk moves the proxy's clock
+
+    async with listening(answer) as url:
+        proxy = await start_proxy(url=url)
+        found = await proxy.send("PATCH", "/v2/a/blobs/uploads/s", body=body())
+    assert (found.status, found.body) == (401, b"{}")
+    assert found.headers["WWW-Authenticate"] == 'Basic realm="x"'
+
+
+async def test_H5_connection_closes_as_the_early_answer_says(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    upstream.faults.append(Fault(match="^POST", status=401, answer_early=True))
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    writer.write(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nConnection: close\r\n" in head
+        writer.write(b"cde")  # even when the whole body came after all
+        assert (await reader.read()).startswith(b'{"errors"')
+    writer.close()
+
+
+async def test_upstream_that_stops_reading_an_upload_is_504(start_proxy: StartProxy) -> None:
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport
+        await asyncio.Event().wait()
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(65536)
+
+    async with listening(stall) as url:
+        proxy = await start_proxy(url=url, upstream__timeouts__idle_seconds=0.3)
+        answer = await proxy.send("PATCH", "/v2/a/blobs/uploads/s", body=body())
+    assert (answer.status, answer.code) == (504, "UNAVAILABLE")
 
 
 async def test_expect_100_continue_is_served(proxy: Client, upstream: FaultyUpstream) -> None:

@@ -77,6 +77,40 @@ async def test_what_has_no_length_or_no_body_is_not_spliced(
     assert spliced == []
 
 
+async def test_length_that_is_not_passed_on_is_not_spliced(
+    proxy: Client, upstream: FaultyUpstream, spliced: list[str]
+) -> None:
+    """A spliced body goes out bare; the answer without its length would be chunked."""
+    digest = upstream.blob(CONTENT)
+    upstream.faults.append(Fault(headers=[("Connection", "Content-Length")]))
+    answer = await proxy.get(f"/v2/a/blobs/{digest}")
+    assert "Content-Length" not in answer.headers
+    assert answer.body == CONTENT
+    assert spliced == []
+
+
+async def test_write_buffer_of_the_client_connection_is_as_before(
+    proxy: Client, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients: list[asyncio.Transport] = []
+    original = splice._Transfer.run
+
+    async def noted(
+        self: splice._Transfer, left: int, idle_seconds: float, write_seconds: float
+    ) -> None:
+        assert self._client.get_write_buffer_limits() == (0, 0)
+        await original(self, left, idle_seconds, write_seconds)
+        clients.append(self._client)
+
+    monkeypatch.setattr(splice._Transfer, "run", noted)
+    digest = upstream.blob(CONTENT)
+    assert (await proxy.get(f"/v2/a/blobs/{digest}")).status == 200
+    assert (await proxy.get("/v2/")).status == 200  # the spliced answer has ended
+    (client,) = clients
+    assert not client.is_closing()
+    assert client.get_write_buffer_limits() == (16 * 1024, 64 * 1024)  # asyncio's own
+
+
 async def test_client_connection_stays_usable(
     proxy: Client, upstream: FaultyUpstream, spliced: list[str]
 ) -> None:

@@ -177,3 +177,4 @@ async def test_H9_http_port_behind_https_is_502(
         await runner.cleanup()
     assert (answer.status, answer.code) == (502, "UNAVAILABLE")
     assert "TLS" in answer.message
+    assert "is its address http:// instead of https://?" in answer.message
