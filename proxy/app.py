@@ -26,7 +26,8 @@ from proxy.metrics import Metrics
 from proxy.server import Listener, ListenerLimits, listen
 from proxy.settings import Settings, UpstreamSettings
 from proxy.upstream.auth import AuthorizedReader
-from proxy.upstream.client import Timeouts, TlsPolicy, Upstream, open_upstream
+from proxy.upstream.bodies import Timeouts
+from proxy.upstream.client import TlsPolicy, Upstream, open_upstream
 
 
 @asynccontextmanager

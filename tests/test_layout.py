@@ -27,7 +27,10 @@ COVERED_BY = {
     "facade/trace.py": "flows/test_operations.py",
     "facade/sending.py": "flows/test_splice.py",
     "facade/splice.py": "flows/test_splice.py",
+    "upstream/bodies.py": "flows/test_push.py",
     "upstream/client.py": "flows/test_pull.py",
+    "upstream/failures.py": "flows/test_tls.py",
+    "upstream/timing.py": "flows/test_operations.py",
 }
 MODULES = sorted(
     file.relative_to(PROXY).as_posix() for file in PROXY.rglob("*.py") if file.name != "__init__.py"

@@ -17,7 +17,7 @@ from proxy.oci.byterange import ByteRange, parse_content_range
 from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
 from proxy.upstream.auth import AuthorizedReader, Caller
-from proxy.upstream.client import UpstreamResponse
+from proxy.upstream.bodies import UpstreamResponse
 
 
 @dataclass(frozen=True, slots=True)

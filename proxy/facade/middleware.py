@@ -19,8 +19,8 @@ from proxy.facade.client import ClientStalled, reset
 from proxy.facade.responses import error_response
 from proxy.facade.trace import Trace, open_trace
 from proxy.metrics import Metrics
-from proxy.upstream.client import measure_upstream
 from proxy.upstream.headers import LOOP, VIA_NAME
+from proxy.upstream.timing import measure_upstream
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("proxy.access")

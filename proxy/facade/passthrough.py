@@ -16,7 +16,8 @@ from proxy.errors import RequestTimeout
 from proxy.facade.sending import send_answer
 from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
-from proxy.upstream.client import RequestBody, Upstream, UpstreamResponse
+from proxy.upstream.bodies import RequestBody, UpstreamResponse
+from proxy.upstream.client import Upstream
 from proxy.upstream.headers import for_client, for_upstream
 
 _BODYLESS = frozenset({"GET", "HEAD"})

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from proxy.facade.client import client_takes, close_if_said
 from proxy.facade.splice import can_be_spliced, send_spliced
 from proxy.facade.trace import trace_of
-from proxy.upstream.client import UpstreamResponse
+from proxy.upstream.bodies import UpstreamResponse
 
 # A body of this size is sent with its headers in one piece, and an upstream that breaks within it
 # is still a 502 of ours. Manifests, lists and errors are below it.

@@ -20,7 +20,7 @@ from multidict import CIMultiDict
 from proxy.errors import BadUpstream, UpstreamTimeout
 from proxy.facade.client import client_takes, close_if_said
 from proxy.facade.trace import Trace, trace_of
-from proxy.upstream.client import UpstreamResponse
+from proxy.upstream.bodies import UpstreamResponse
 
 # Shorter bodies are through before the take-over pays, which also costs the upstream connection.
 LEAST_BYTES = 1024 * 1024

@@ -39,7 +39,8 @@ from proxy.oci.challenge import (
 )
 from proxy.oci.reference import RepositoryName
 from proxy.tasks import spawn
-from proxy.upstream.client import Upstream, UpstreamResponse
+from proxy.upstream.bodies import UpstreamResponse
+from proxy.upstream.client import Upstream
 from proxy.upstream.headers import LOOP, OWN_REQUEST, origin_of
 
 # For one exchange, connection and answer together.

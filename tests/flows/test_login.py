@@ -18,7 +18,8 @@ from proxy.metrics import Metrics
 from proxy.oci.manifest import OCI_MANIFEST
 from proxy.oci.reference import RepositoryName
 from proxy.upstream.auth import AuthorizedReader, Caller
-from proxy.upstream.client import Timeouts, TlsPolicy, open_upstream
+from proxy.upstream.bodies import Timeouts
+from proxy.upstream.client import TlsPolicy, open_upstream
 from tests.build import descriptor, file_annotations, layer_type, manifest_bytes
 from tests.faulty_upstream import Fault, FaultyUpstream, Seen, running
 from tests.flows.conftest import StartProxy
