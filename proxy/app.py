@@ -6,7 +6,7 @@ The only place that names concrete parts; everyone else gets them in the constru
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -91,10 +91,11 @@ async def open_app(settings: Settings) -> AsyncIterator[web.Application]:
         yield app
 
 
-@asynccontextmanager
-async def _upstream(settings: UpstreamSettings, metrics: Metrics) -> AsyncIterator[Upstream]:
+def _upstream(
+    settings: UpstreamSettings, metrics: Metrics
+) -> AbstractAsyncContextManager[Upstream]:
     timeouts = settings.timeouts
-    async with open_upstream(
+    return open_upstream(
         name=settings.name,
         base_url=settings.url,
         follow_redirects=settings.redirects == "follow",
@@ -111,8 +112,7 @@ async def _upstream(settings: UpstreamSettings, metrics: Metrics) -> AsyncIterat
         ),
         connections=settings.connections,
         metrics=metrics,
-    ) as upstream:
-        yield upstream
+    )
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:

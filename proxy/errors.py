@@ -129,6 +129,12 @@ class MethodNotAllowed(ProxyError):
     code = "UNSUPPORTED"
     status = 405
 
+    @classmethod
+    def of(cls, allowed: str, found: str) -> MethodNotAllowed:
+        """``allowed`` is the value of ``Allow``, ``found`` the method that came."""
+        text = f"expected one of {allowed}, found {found[:20]!r}"
+        return cls(text, headers=(("Allow", allowed),))
+
 
 class RequestTimeout(ProxyError):
     """The client stopped sending its body."""

@@ -61,7 +61,7 @@ class Metrics:
         )
         self._upstream_failures = Counter(
             "cnai_proxy_upstream_failures",
-            "Requests the upstream did not answer, by the status told to the client",
+            "Requests without a usable answer of the upstream, by the status told to the client",
             ("upstream", "status"),
             registry=self._registry,
         )
@@ -84,7 +84,7 @@ class Metrics:
         self._upstream_seconds.labels(upstream, _status_class(status)).observe(seconds)
 
     def upstream_failed(self, upstream: str, status: int) -> None:
-        """No usable answer came."""
+        """No usable answer came, or it broke within its body."""
         self._upstream_failures.labels(upstream, str(status)).inc()
 
     def render(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -53,13 +54,17 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def _before(upstream: Server, factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with registries.proxy(factory.mktemp("proxy"), upstream_url=upstream.url) as server:
+        yield Proxied(server, upstream)
+
+
 @pytest.fixture(scope="session")
 def proxied(docker_registry: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     """The proxy before docker-registry."""
-    with registries.proxy(
-        tmp_path_factory.mktemp("proxy"), upstream_url=docker_registry.url
-    ) as server:
-        yield Proxied(server, docker_registry)
+    with _before(docker_registry, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +72,8 @@ def proxied_htpasswd(
     htpasswd_registry: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxied]:
     """The proxy before a registry with a Basic login."""
-    with registries.proxy(
-        tmp_path_factory.mktemp("proxy"), upstream_url=htpasswd_registry.url
-    ) as server:
-        yield Proxied(server, htpasswd_registry)
+    with _before(htpasswd_registry, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -78,10 +81,8 @@ def proxied_token(
     token_registry: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxied]:
     """The proxy before a registry with a token service."""
-    with registries.proxy(
-        tmp_path_factory.mktemp("proxy"), upstream_url=token_registry.url
-    ) as server:
-        yield Proxied(server, token_registry)
+    with _before(token_registry, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(scope="session", params=["docker-registry", "distribution", "embedded"])
@@ -91,8 +92,8 @@ def any_registry(
     """The proxy before each registry that is open to everybody."""
     upstream = request.getfixturevalue(request.param.replace("-", "_"))
     assert isinstance(upstream, Server)
-    with registries.proxy(tmp_path_factory.mktemp("proxy"), upstream_url=upstream.url) as server:
-        yield Proxied(server, upstream)
+    with _before(upstream, tmp_path_factory) as found:
+        yield found
 
 
 @pytest.fixture(params=["htpasswd", "token"])

@@ -66,14 +66,8 @@ class RequestTracer:
             raise
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
-            response = self._refuse(
-                request,
-                trace,
-                MethodNotAllowed(
-                    f"expected one of {allowed}, found {request.method[:20]!r}",
-                    headers=(("Allow", allowed),),
-                ),
-            )
+            refused = MethodNotAllowed.of(allowed, request.method)
+            response = self._refuse(request, trace, refused)
         except web.HTTPNotFound:
             response = self._refuse(request, trace, NotFound("no such route"))
         except web.HTTPException:

@@ -35,10 +35,7 @@ class RegistryApi:
         trace = trace_of(request)
         trace.route = "/v2/"
         if request.method not in _METHODS:
-            raise MethodNotAllowed(
-                f"expected one of {', '.join(_METHODS)}, found {request.method[:20]!r}",
-                headers=(("Allow", ", ".join(_METHODS)),),
-            )
+            raise MethodNotAllowed.of(", ".join(_METHODS), request.method)
         path, query = endpoint.split_target(request.raw_path)
         call = endpoint.parse(path)
         _describe(trace, call)

@@ -277,11 +277,8 @@ async def open_upstream(
     where it redirects to may not.
     """
     guard = RedirectGuard(base_url, allowed_hosts=redirect_hosts)
-    async with AsyncExitStack() as stack:
-        sessions = [
-            await stack.enter_async_context(_session(resolver, tls))
-            for resolver in (None, PublicResolver())
-        ]
+    context = tls.context()
+    async with _session(None, context) as session, _session(PublicResolver(), context) as public:
         yield Upstream(
             name=name,
             base_url=base_url,
@@ -289,18 +286,18 @@ async def open_upstream(
             timeouts=timeouts,
             guard=guard,
             connections=connections,
-            session=sessions[0],
-            public_session=sessions[1],
+            session=session,
+            public_session=public,
             metrics=metrics,
         )
 
 
-def _session(resolver: PublicResolver | None, tls: TlsPolicy) -> aiohttp.ClientSession:
+def _session(resolver: PublicResolver | None, context: ssl.SSLContext) -> aiohttp.ClientSession:
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,
             resolver=resolver,
-            ssl=tls.context(),
+            ssl=context,
             ttl_dns_cache=30,
         ),
         auto_decompress=False,
