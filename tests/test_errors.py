@@ -6,7 +6,7 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.errors import BlobUnknown, ProxyError
+from proxy.errors import BlobUnknown, MethodNotAllowed, ProxyError
 
 # The closed list of the distribution-spec, its 4xx only, and what registries use beside it.
 CODES = {
@@ -54,3 +54,10 @@ def test_H6_error_body_is_ascii_whatever_the_message_quotes() -> None:
     body = BlobUnknown('\udcff\x00\u202e"', detail=["ä\n"]).to_oci_json()
     assert body.isascii()
     assert json.loads(body)["errors"][0]["message"] == '\udcff\x00\u202e"'
+
+
+def test_method_not_allowed_names_the_methods_in_text_and_header() -> None:
+    error = MethodNotAllowed.of("GET, HEAD", "PROPFIND" * 10)
+    assert error.status == 405
+    assert error.headers == (("Allow", "GET, HEAD"),)
+    assert error.message == "expected one of GET, HEAD, found 'PROPFINDPROPFINDPROP'"

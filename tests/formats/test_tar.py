@@ -412,3 +412,13 @@ def test_F3_reader_any_bytes_end_in_members_or_a_clean_error(
             reader.end()
         except MalformedArtifact:
             assert not reader.finished
+
+
+@pytest.mark.parametrize("blank", [b" " * 12, bytes(12), b" " * 11 + b"\0"])
+def test_tar_blank_size_is_zero(blank: bytes) -> None:
+    header = bytearray(tar_header(b"empty", size=0))
+    header[124:136] = blank
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (member,) = TarReader().feed(0, bytes(header))
+    assert (member.name, member.kind, member.size) == ("empty", MemberKind.REGULAR, 0)
