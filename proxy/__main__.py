@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from aiohttp import http_parser
 
 from proxy import __version__, logs
-from proxy.app import embedded_registry, serving
+from proxy.app import RunningProxy, embedded_registry, serving
 from proxy.demo import run_demo
 from proxy.errors import MalformedArtifact
-from proxy.server import CannotListen
-from proxy.settings import Settings, SettingsError, load
+from proxy.server.listener import CannotListen
+from proxy.settings import Settings, SettingsError, UpstreamSettings, load
 
 logger = logging.getLogger("proxy")
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _NO_UPSTREAM = """\
 cnai-proxy: no registry to stand before. Three ways to go on:
@@ -42,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     arguments = _parser().parse_args(argv)
     try:
-        settings = load(
-            file=getattr(arguments, "config", None), environment=os.environ, flags=_flags(arguments)
-        )
+        settings = _read(arguments)
     except SettingsError as error:
         for fault in error.faults:
             _complain(fault)
@@ -56,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(style=settings.log.format, level=settings.log.level)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         logger.warning("aiohttp's C parser is missing; the Python one has known smuggling flaws")
+    reloads = _Reloads(lambda: _read(arguments))
     try:
         if arguments.command == "demo":
-            return asyncio.run(_until_stopped(run_demo(settings)))
+            return asyncio.run(_until_stopped(run_demo(settings, reloads.follow), reloads))
         if not settings.upstreams and arguments.embedded is None:
             _complain(_NO_UPSTREAM)
             return 2
-        return asyncio.run(_until_stopped(_serve(settings, arguments.embedded)))
+        return asyncio.run(_until_stopped(_serve(settings, arguments.embedded, reloads), reloads))
     except MalformedArtifact as error:
         _complain(f"cnai-proxy: --embedded: {error.message}")
         return 2
@@ -78,35 +76,117 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-async def _serve(settings: Settings, embedded: Path | None) -> None:
+class _Reloads:
+    """What a SIGHUP asks for: the settings, read as at the start, for the proxy that runs."""
+
+    def __init__(self, read: Callable[[], Settings]) -> None:
+        self._read = read
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Reload soon; asked for several times before it begins, it is done once."""
+        self._asked.set()
+
+    async def follow(self, proxy: RunningProxy, own_upstream: str | None = None) -> None:
+        """Reload ``proxy`` whenever that is asked for, until cancelled.
+
+        ``own_upstream`` is the address of the registry of this process: it stays the upstream.
+        """
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            settings = await proxy.reload(lambda: self._read_for(own_upstream))
+            if settings is not None:
+                logs.configure(style=settings.log.format, level=settings.log.level)
+                _announce(settings)
+
+    def _read_for(self, own_upstream: str | None) -> Settings:
+        settings = self._read()
+        if own_upstream is not None:
+            return settings.with_upstream(own_upstream)
+        if not settings.upstreams:
+            raise SettingsError(["upstreams: none is set"])
+        return settings
+
+
+async def _serve(settings: Settings, embedded: Path | None, reloads: _Reloads) -> None:
     if embedded is None:
-        await _announce(settings)
+        await _run(settings, reloads)
         return
     async with embedded_registry(embedded) as (url, layout):
         logger.info("embedded registry repositories=%s", ",".join(layout.repositories()) or "none")
-        if settings.listen.host not in _LOOPBACK:
+        if not _is_loopback(settings.listen.host):
             logger.warning(
                 "--embedded has no access control: whoever reaches %s may push and delete",
                 settings.listen.host,
             )
-        await _announce(settings.with_upstream(url))
+        await _run(settings.with_upstream(url), reloads, own_upstream=url)
 
 
-async def _announce(settings: Settings) -> None:
-    (upstream,) = settings.upstreams
-    if upstream.tls.insecure:
-        logger.warning(
-            "upstreams.0.tls.insecure: the upstream's certificate is NOT checked; anyone between "
-            "can read credentials and change bytes"
+async def _run(settings: Settings, reloads: _Reloads, *, own_upstream: str | None = None) -> None:
+    async with serving(settings) as proxy:
+        _announce(settings)
+        _say(f"cnai-proxy ready on {proxy.url}\n")
+        await reloads.follow(proxy, own_upstream)
+
+
+def _announce(settings: Settings) -> None:
+    """Say whom the proxy serves and what in that is dangerous, at the start and at each reload."""
+    for number, upstream in enumerate(settings.upstreams):
+        for warning in _warnings(settings, upstream):
+            logger.warning("upstreams.%d.%s", number, warning)
+        logger.info(
+            "upstream name=%s url=%s chosen_by=%s credentials=%s",
+            upstream.name,
+            upstream.url,
+            ",".join(_choices(settings, upstream)),
+            upstream.credentials if isinstance(upstream.credentials, str) else "account",
         )
-    async with serving(settings) as listener:
-        logger.info("serving upstream=%s url=%s", upstream.name, upstream.url)
-        _say(f"cnai-proxy ready on {listener.url}\n")
-        await asyncio.Event().wait()
 
 
-async def _until_stopped(work: Coroutine[None, None, None]) -> int:
-    """Run ``work`` until SIGTERM or SIGINT, let it drain; a second signal exits at once."""
+def _warnings(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
+    listen, credentials = settings.listen, upstream.credentials
+    if upstream.tls.insecure:
+        yield (
+            "tls.insecure: the upstream's certificate is NOT checked; anyone between can read "
+            "credentials and change bytes"
+        )
+    if _is_loopback(listen.host):
+        return
+    if not isinstance(credentials, str) and credentials.anonymous:
+        yield (
+            f"credentials.anonymous: everybody who reaches {listen.host} reads as "
+            f"{credentials.username}"
+        )
+    if upstream.prefix is not None and credentials == "caller" and listen.public_url is None:
+        yield (
+            "prefix: clients are sent to a token service of the proxy's; without listen.public_url "
+            "its address is the one their connection came in on"
+        )
+
+
+def _choices(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
+    """By what in a request this upstream is chosen."""
+    if upstream.prefix is not None:
+        yield f"prefix:{upstream.prefix}"
+    yield from (f"host:{host}" for host in upstream.hosts)
+    yield from (f"ns:{namespace}" for namespace in upstream.namespaces)
+    if upstream is settings.default_upstream:
+        yield "default"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _until_stopped(work: Coroutine[None, None, None], reloads: _Reloads) -> int:
+    """Run ``work`` until SIGTERM or SIGINT, let it drain; a second signal exits at once.
+
+    SIGHUP asks for a reload.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     stopping = False
@@ -121,16 +201,18 @@ async def _until_stopped(work: Coroutine[None, None, None]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # Its default is to end the process, which is not what a reload is meant to do.
-    loop.add_signal_handler(
-        signal.SIGHUP, logger.warning, "SIGHUP ignored: settings are read at the start only"
-    )
+    loop.add_signal_handler(signal.SIGHUP, reloads.ask)
     try:
         await work
     except asyncio.CancelledError:
         if not stopping:
             raise
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> Settings:
+    file = getattr(arguments, "config", None)
+    return load(file=file, environment=os.environ, flags=_flags(arguments))
 
 
 def _flags(arguments: argparse.Namespace) -> dict[str, object]:

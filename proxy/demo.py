@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from proxy.app import embedded_registry, serving
+from proxy.app import RunningProxy, embedded_registry, serving
 from proxy.samples import Sample, write_samples
 from proxy.settings import Settings
 
 
-async def run_demo(settings: Settings) -> None:
-    """Serve the samples from a folder that is gone afterwards, until cancelled."""
+async def run_demo(
+    settings: Settings, stay: Callable[[RunningProxy, str], Awaitable[None]]
+) -> None:
+    """Serve the samples from a folder that is gone afterwards, until ``stay`` returns.
+
+    ``stay`` gets the running proxy and the address of the registry behind it.
+    """
     with tempfile.TemporaryDirectory(prefix="cnai-proxy-demo-") as folder:
         async with embedded_registry(Path(folder)) as (url, layout):
             samples = await write_samples(layout)
-            async with serving(settings.with_upstream(url)) as listener:
-                sys.stdout.write(f"cnai-proxy ready on {listener.url}\n\n")
-                sys.stdout.write(_invitation(listener.url, samples))
+            async with serving(settings.with_upstream(url)) as proxy:
+                sys.stdout.write(f"cnai-proxy ready on {proxy.url}\n\n")
+                sys.stdout.write(_invitation(proxy.url, samples))
                 sys.stdout.flush()
-                await asyncio.Event().wait()
+                await stay(proxy, url)
 
 
 def _invitation(url: str, samples: list[Sample]) -> str:
-    registry = url.removeprefix("http://")
+    registry = url.partition("//")[2]
     names = "\n".join(f"  {sample.reference:<24} {sample.description}" for sample in samples)
     first = samples[0].reference
     second = samples[1].reference

@@ -6,6 +6,10 @@ ever becomes a label.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -66,6 +70,29 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._upstream_spared = Counter(
+            "cnai_proxy_upstream_spared_requests",
+            "Requests answered without the upstream, which had asked to be left alone for a while",
+            ("upstream",),
+            registry=self._registry,
+        )
+        self._circuit_open = Gauge(
+            "cnai_proxy_upstream_circuit_open",
+            "1 while the upstream was last seen unreachable and requests fail at once, else 0",
+            ("upstream",),
+            registry=self._registry,
+        )
+        self._circuits: dict[str, Callable[[], bool]] = {}
+
+        self._reloads = Counter(
+            "cnai_proxy_reloads",
+            "Times the settings were read anew, by whether they could be used",
+            ("result",),
+            registry=self._registry,
+        )
+        for result in ("done", "failed"):  # shown as 0 before the first one
+            self._reloads.labels(result)
+
     def request_started(self) -> None:
         """A request's headers are in."""
         self._in_flight.inc()
@@ -86,6 +113,32 @@ class Metrics:
     def upstream_failed(self, upstream: str, status: int) -> None:
         """No usable answer came, or it broke within its body."""
         self._upstream_failures.labels(upstream, str(status)).inc()
+
+    def upstream_spared(self, upstream: str) -> None:
+        """A request was answered here, so that the upstream's rate limit is kept."""
+        self._upstream_spared.labels(upstream).inc()
+
+    @contextmanager
+    def watching_circuit(self, upstream: str, is_open: Callable[[], bool]) -> Iterator[None]:
+        """Show an upstream's circuit until the context ends; of one name the latest counts."""
+        self._circuits[upstream] = is_open
+        self._circuit_open.labels(upstream).set_function(lambda: float(is_open()))
+        try:
+            yield
+        finally:
+            # Settings read anew open an upstream of this name before the old one closes.
+            if self._circuits.get(upstream) is is_open:
+                del self._circuits[upstream]
+                self._circuit_open.remove(upstream)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether an upstream was last seen unreachable."""
+        return any(is_open() for is_open in self._circuits.values())
+
+    def reloaded(self, result: Literal["done", "failed"]) -> None:
+        """The settings were read anew, and are in effect or not."""
+        self._reloads.labels(result).inc()
 
     def render(self) -> bytes:
         """All counters in Prometheus' text format."""

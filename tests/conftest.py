@@ -7,10 +7,21 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests import canary
 from tests.components import engines, registries
 from tests.components.engines import Containerd, Docker, Podman
-from tests.components.registries import CREDENTIAL, Proxied, Server
-from tests.components.tokens import token_service
+from tests.components.registries import CREDENTIAL, WRONG, Gateway, Proxied, Server
+from tests.components.tokens import TokenService, token_service
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Row B5: nothing that a proxy logged in this run shows a login of the tests."""
+    secrets = (*canary.SECRETS, CREDENTIAL.password, WRONG.password)
+    with canary.watching() as found:
+        yield
+    found += canary.hits_below(tmp_path_factory.getbasetemp(), secrets=secrets)
+    assert not found, found
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +40,37 @@ def htpasswd_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 
 @pytest.fixture(scope="session")
-def token_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """docker-registry that sends its callers to a token service."""
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    """A token service that knows GET alone, as most registries' own."""
+    with token_service(tmp_path_factory.mktemp("tokens"), CREDENTIAL) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def oauth2_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    """A token service that also takes POST and gives refresh tokens, as Docker Hub's."""
+    folder = tmp_path_factory.mktemp("oauth2-tokens")
+    with token_service(folder, CREDENTIAL, speaks_oauth2=True) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def token_registry(
+    tokens: TokenService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """docker-registry that sends its callers to ``tokens``."""
     folder = tmp_path_factory.mktemp("token-registry")
-    with (
-        token_service(folder, CREDENTIAL) as service,
-        registries.docker_registry(folder, auth=registries.token_auth(service)) as server,
-    ):
+    with registries.docker_registry(folder, auth=registries.token_auth(tokens)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oauth2_registry(
+    oauth2_tokens: TokenService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """docker-registry that sends its callers to ``oauth2_tokens``."""
+    folder = tmp_path_factory.mktemp("oauth2-registry")
+    with registries.docker_registry(folder, auth=registries.token_auth(oauth2_tokens)) as server:
         yield server
 
 
@@ -82,6 +117,46 @@ def proxied_token(
 ) -> Iterator[Proxied]:
     """The proxy before a registry with a token service."""
     with _before(token_registry, tmp_path_factory) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    docker_registry: Server,
+    htpasswd_registry: Server,
+    token_registry: Server,
+    oauth2_registry: Server,
+    tokens: TokenService,
+    oauth2_tokens: TokenService,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """One proxy before four registries, each chosen by prefix, host or ``ns``; none by default."""
+    # First the one whose token service oras asks: it follows a realm on loopback only to the very
+    # address it called the registry by, which is 127.0.0.1 then.
+    upstreams = {
+        "token": token_registry,
+        "public": docker_registry,
+        "htpasswd": htpasswd_registry,
+        "oauth2": oauth2_registry,
+    }
+    auth_hosts = {"token": [tokens.origin], "oauth2": [oauth2_tokens.origin]}
+    folder = tmp_path_factory.mktemp("gateway")
+    with registries.gateway(folder, upstreams, auth_hosts=auth_hosts) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def mixed(
+    docker_registry: Server,
+    token_registry: Server,
+    tokens: TokenService,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """One proxy before an open registry and one with logins."""
+    upstreams = {"token": token_registry, "public": docker_registry}
+    auth_hosts = {"token": [tokens.origin]}
+    folder = tmp_path_factory.mktemp("mixed")
+    with registries.gateway(folder, upstreams, auth_hosts=auth_hosts) as found:
         yield found
 
 

@@ -346,8 +346,8 @@ class FaultyUpstream:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[FaultyUpstream]:
-    """An upstream on a free loopback port; all its connections end with the context."""
+async def running(port: int = 0) -> AsyncIterator[FaultyUpstream]:
+    """An upstream on a loopback port, 0 for a free one; its connections end with the context."""
     upstream = FaultyUpstream()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -356,7 +356,7 @@ async def running() -> AsyncIterator[FaultyUpstream]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeGuard, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from proxy import settings
-from proxy.settings import Settings
+from proxy.settings import Settings, UpstreamSettings
 
 _ROOT = Path(__file__).parent.parent
 _EXAMPLE = _ROOT / "config.example.yaml"
@@ -21,18 +22,32 @@ _HEADING = re.compile(r"^## ", re.MULTILINE)
 def _keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
     """Every key that takes a value, as the papers write it: ``upstreams[].tls.ca_file``."""
     for name, field in section.model_fields.items():
-        path, annotation = f"{prefix}{name}", field.annotation
-        entry = next((part for part in get_args(annotation) if part is not Ellipsis), None)
-        if _is_section(annotation):
-            yield from _keys(annotation, f"{path}.")
-        elif _is_section(entry):
-            yield from _keys(entry, f"{path}[].")
-        else:
-            yield path
+        yield from _forms(field.annotation, f"{prefix}{name}")
 
 
-def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+def _forms(annotation: object, path: str) -> Iterator[str]:
+    """``path`` if it takes a value, and the keys below it if it takes those; or either."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from _keys(annotation, f"{path}.")
+    elif origin is tuple and _is_section(parts[0]):
+        yield from _forms(parts[0], f"{path}[]")
+    elif origin is Annotated:
+        yield from _forms(parts[0], path)
+    elif origin in (Union, UnionType):
+        forms = [part for part in parts if part is not NoneType]
+        yield from dict.fromkeys(key for form in forms for key in _forms(form, path))
+    else:
+        yield path
+
+
+def _is_section(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _with_other_forms(example: str) -> str:
+    """The example with the lines uncommented that show another form of a key."""
+    return re.sub(r"^( *)#: ", r"\1", example, flags=re.MULTILINE)
 
 
 def _explained(
@@ -59,24 +74,47 @@ def _section(paper: str, heading: str) -> str:
 
 
 def test_example_names_and_explains_every_setting_and_no_other() -> None:
-    text = _EXAMPLE.read_text(encoding="utf-8")
-    explained = dict(_explained(yaml.compose(text, yaml.SafeLoader), text.splitlines()))
+    text = _with_other_forms(_EXAMPLE.read_text(encoding="utf-8"))
+    explained = list(_explained(yaml.compose(text, yaml.SafeLoader), text.splitlines()))
 
-    bare = [path for path, has_comment in explained.items() if not has_comment]
-    leaves = {path for path in explained if not _holds_others(path, explained)}
+    bare = [path for path, has_comment in explained if not has_comment]
+    paths = {path for path, _ in explained}
+    leaves = {path for path in paths if not _holds_others(path, paths)}
 
     assert bare == [], "config.example.yaml: expected a comment on the line above each key"
-    assert leaves == set(_keys())
+    assert set(_keys()) - paths == set()
+    assert leaves - set(_keys()) == set()
 
 
-def _holds_others(path: str, paths: dict[str, bool]) -> bool:
+def _holds_others(path: str, paths: Iterable[str]) -> bool:
     return any(other.startswith((f"{path}.", f"{path}[]")) for other in paths)
 
 
 def test_example_loads_and_gives_the_defaults() -> None:
     found = settings.load(file=_EXAMPLE, environment={}, flags={})
 
-    assert found == Settings().with_upstream(found.upstreams[0].url)
+    assert found == Settings(upstreams=(UpstreamSettings(url=found.upstreams[0].url),))
+
+
+def test_example_loads_with_the_other_forms_too(tmp_path: Path) -> None:
+    text = _with_other_forms(_EXAMPLE.read_text(encoding="utf-8"))
+    text = text.replace("  auth: null\n", "").replace("    credentials: caller\n", "")
+    for named, content in (
+        ("/run/secrets/registry-password", "secret"),
+        ("/etc/cnai-proxy/htpasswd", f"reader:$2y$05${'a' * 21}O{'a' * 30}C"),
+    ):
+        file = tmp_path / Path(named).name
+        file.write_text(content)
+        text = text.replace(named, str(file))
+    example = tmp_path / "settings.yaml"
+    example.write_text(text, encoding="utf-8")
+
+    found = settings.load(file=example, environment={}, flags={})
+
+    account = found.upstreams[0].account
+    assert account is not None
+    assert (account.username, account.anonymous) == ("models-reader", False)
+    assert list(found.own_users()) == ["reader"]
 
 
 def test_readme_lists_every_setting_and_no_other() -> None:

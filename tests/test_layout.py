@@ -13,7 +13,6 @@ PROXY = TESTS.parent / "proxy"
 COVERED_BY = {
     "app.py": "flows/test_operations.py",
     "demo.py": "flows/test_operations.py",
-    "server.py": "flows/test_framing.py",
     "content/blobs.py": "flows/test_models.py",
     "content/manifests.py": "flows/test_models.py",
     "content/models.py": "flows/test_models.py",
@@ -27,9 +26,14 @@ COVERED_BY = {
     "facade/trace.py": "flows/test_operations.py",
     "facade/sending.py": "flows/test_splice.py",
     "facade/splice.py": "flows/test_splice.py",
+    "facade/token_api.py": "flows/test_token_api.py",
+    "server/certificate.py": "flows/test_listener_tls.py",
+    "server/connection.py": "flows/test_framing.py",
+    "server/generation.py": "flows/test_reload.py",
+    "server/listener.py": "flows/test_reload.py",
     "upstream/bodies.py": "flows/test_push.py",
-    "upstream/client.py": "flows/test_pull.py",
-    "upstream/failures.py": "flows/test_tls.py",
+    "upstream/client.py": "flows/test_backoff.py",
+    "upstream/sessions.py": "flows/test_tls.py",
     "upstream/timing.py": "flows/test_operations.py",
 }
 MODULES = sorted(

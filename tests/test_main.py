@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from proxy import __version__
-from proxy.__main__ import main
+from proxy.__main__ import _announce, main
 from proxy.embedded.disk import Folder
+from proxy.settings import load
 
 URL = "https://registry.example"
 
@@ -132,6 +133,89 @@ def test_L1_serve_bad_flag_is_two_and_named(
 ) -> None:
     assert main(["serve", flag, value]) == 2
     assert capsys.readouterr().err.startswith(fault)
+
+
+def _announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> tuple[list[str], list[str]]:
+    """What is said of the settings ``text``: the warnings, and the lines on upstreams."""
+    caplog.set_level("INFO")
+    (tmp_path / "password").write_text("CANARY\n")
+    file = _file(tmp_path, text.replace("TMP", str(tmp_path)))
+    _announce(load(file=Path(file), environment={}, flags={}))
+    assert "CANARY" not in caplog.text
+    said: dict[str, list[str]] = {"WARNING": [], "INFO": []}
+    for record in caplog.records:
+        said[record.levelname].append(record.getMessage())
+    return said["WARNING"], said["INFO"]
+
+
+SEVERAL = """\
+listen: {host: HOST, PUBLIC}
+upstreams:
+- {name: hub, url: https://registry-1.docker.io, prefix: hub, namespaces: [mirror.example]}
+- name: own
+  url: https://own.example
+  hosts: [a.example, "b.example:8443"]
+  credentials: {username: robot, password_file: TMP/password, anonymous: true}
+- {name: shared, url: https://shared.example, prefix: team/shared, credentials: anonymous}
+- {name: rest, url: https://rest.example, default: true, tls: {insecure: true}}
+"""
+
+
+def test_serve_names_each_upstream_and_how_it_is_chosen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = SEVERAL.replace("HOST", "127.0.0.1").replace(", PUBLIC", "")
+    warnings, lines = _announced(tmp_path, caplog, text)
+    assert [line.partition(" url=")[0] for line in lines] == [
+        f"upstream name={name}" for name in ("hub", "own", "shared", "rest")
+    ]
+    assert lines[0].startswith("upstream name=hub url=https://registry-1.docker.io chosen_by=")
+    assert [line.partition(" chosen_by=")[2] for line in lines] == [
+        "prefix:hub,ns:mirror.example credentials=caller",
+        "host:a.example,host:b.example:8443 credentials=account",
+        "prefix:team/shared credentials=anonymous",
+        "default credentials=caller",
+    ]
+    (warning,) = warnings
+    assert warning.startswith("upstreams.3.tls.insecure: the upstream's certificate is NOT checked")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "proxy.example"])
+def test_serve_warns_of_what_is_dangerous_beyond_this_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    text = SEVERAL.replace("HOST", f"'{host}'").replace(", PUBLIC", "")
+    warnings, _ = _announced(tmp_path, caplog, text)
+    prefix, account, insecure = warnings
+    assert prefix.startswith("upstreams.0.prefix: ")
+    assert "listen.public_url" in prefix
+    assert account == (
+        f"upstreams.1.credentials.anonymous: everybody who reaches {host} reads as robot"
+    )
+    assert insecure.startswith("upstreams.3.tls.insecure: ")
+
+
+def test_serve_with_a_public_url_has_no_warning_for_prefixes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = SEVERAL.replace("HOST", "0.0.0.0")
+    text = text.replace("PUBLIC", "public_url: 'https://proxy.example'")
+    warnings, _ = _announced(tmp_path, caplog, text)
+    assert [warning.partition(": ")[0] for warning in warnings] == [
+        "upstreams.1.credentials.anonymous",
+        "upstreams.3.tls.insecure",
+    ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+def test_serve_on_loopback_warns_of_no_reader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    text = SEVERAL.replace("HOST", f"'{host}'").replace(", PUBLIC", "")
+    warnings, _ = _announced(tmp_path, caplog, text)
+    assert len(warnings) == 1
 
 
 def test_serve_on_an_address_in_use_is_one(capsys: pytest.CaptureFixture[str]) -> None:

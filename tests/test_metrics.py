@@ -54,3 +54,37 @@ def test_two_proxies_in_one_process_count_for_themselves() -> None:
     first, second = Metrics(), Metrics()
     first.request_started()
     assert "cnai_proxy_requests_in_flight 0.0" in _lines(second)
+
+
+def test_L6_circuit_is_shown_while_it_is_watched() -> None:
+    metrics = Metrics()
+    is_open = False
+    line = 'cnai_proxy_upstream_circuit_open{upstream="default"}'
+    with metrics.watching_circuit("default", lambda: is_open):
+        assert f"{line} 0.0" in _lines(metrics)
+        assert not metrics.is_degraded
+        is_open = True
+        assert f"{line} 1.0" in _lines(metrics)
+        assert metrics.is_degraded
+    assert not any(found.startswith(line) for found in _lines(metrics))
+    assert not metrics.is_degraded
+
+
+def test_L6_of_two_circuits_of_a_name_the_later_counts() -> None:
+    metrics = Metrics()
+    line = 'cnai_proxy_upstream_circuit_open{upstream="default"}'
+    old = metrics.watching_circuit("default", lambda: True)
+    new = metrics.watching_circuit("default", lambda: False)
+    with old:
+        new.__enter__()
+        assert f"{line} 0.0" in _lines(metrics)
+    assert f"{line} 0.0" in _lines(metrics)
+    assert not metrics.is_degraded
+    new.__exit__(None, None, None)
+    assert not any(found.startswith(line) for found in _lines(metrics))
+
+
+def test_R11_spared_requests_are_counted() -> None:
+    metrics = Metrics()
+    metrics.upstream_spared("default")
+    assert 'cnai_proxy_upstream_spared_requests_total{upstream="default"} 1.0' in _lines(metrics)

@@ -16,8 +16,9 @@ from proxy.errors import BadUpstream, BlobUnknown, MalformedArtifact
 from proxy.oci.byterange import ByteRange, parse_content_range
 from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
-from proxy.upstream.auth import AuthorizedReader, Caller
+from proxy.upstream.auth import AuthorizedReader
 from proxy.upstream.bodies import UpstreamResponse
+from proxy.upstream.identity import Caller
 
 
 @dataclass(frozen=True, slots=True)

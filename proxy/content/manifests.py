@@ -8,7 +8,8 @@ from proxy.errors import BadUpstream, ManifestUnknown, SizeInvalid
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import ACCEPT_MANIFESTS, MANIFEST_BYTES_LIMIT
 from proxy.oci.reference import Reference
-from proxy.upstream.auth import AuthorizedReader, Caller
+from proxy.upstream.auth import AuthorizedReader
+from proxy.upstream.identity import Caller
 
 
 @dataclass(frozen=True, slots=True)

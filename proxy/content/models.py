@@ -33,7 +33,7 @@ from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import Index, decode
 from proxy.oci.reference import Reference
-from proxy.upstream.auth import Caller
+from proxy.upstream.identity import Caller
 
 # A tar's first header, with room for a long name before it and a small file behind it.
 FIRST_WINDOW_BYTES = 4 * 1024

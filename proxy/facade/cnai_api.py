@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from proxy.content.models import ModelFile, Models
-from proxy.errors import BadRequest, BlobUnknown, RangeNotSatisfiable
+from proxy.content.models import ModelFile
+from proxy.errors import BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
+from proxy.facade.caching import file_cache_headers
 from proxy.facade.client import expect
 from proxy.facade.content_headers import content_disposition, content_type, document_type
-from proxy.facade.responses import CONTENT_SAFETY, PRIVATE, json_response
+from proxy.facade.credentials import caller_of
+from proxy.facade.responses import CONTENT_SAFETY, json_response
+from proxy.facade.selection import Selection, take_namespace
 from proxy.facade.sending import send_answer, send_chunks
 from proxy.facade.trace import trace_of
 from proxy.model.additions import ADDITIONS
@@ -20,7 +23,7 @@ from proxy.model.tree import Directory, subtree_json
 from proxy.oci import byterange
 from proxy.oci.byterange import ByteRange
 from proxy.oci.endpoint import split_target
-from proxy.upstream.auth import Caller
+from proxy.oci.reference import Reference
 
 _VIEWS = ("", "files", *ADDITIONS)
 
@@ -28,8 +31,8 @@ _VIEWS = ("", "files", *ADDITIONS)
 class CnaiApi:
     """The model routes; ``write_seconds`` bounds how long a client may take no byte."""
 
-    def __init__(self, models: Models, *, write_seconds: float) -> None:
-        self._models = models
+    def __init__(self, selection: Selection, *, write_seconds: float) -> None:
+        self._selection = selection
         self._write_seconds = write_seconds
 
     def routes(self) -> list[web.RouteDef]:
@@ -45,23 +48,28 @@ class CnaiApi:
         """Answer a GET or HEAD below ``/cnai/``."""
         trace = trace_of(request)
         trace.route = "/cnai/"
-        path, _ = split_target(request.raw_path)
+        path, query = split_target(request.raw_path)
         asked = address.parse(path)
         trace.repository = asked.reference.repository.text
         trace.reference = str(asked.reference.target)[:140]
         trace.route = "/cnai/<ref>"
-        caller = _caller(request)
+        namespace, _ = take_namespace(query)
+        repository = asked.reference.repository.text
+        site, _ = self._selection.select(request, repository, namespace=namespace)
+        caller = await self._selection.admit(caller_of(request), site)
+        models = site.models
         if asked.view == "files":
             trace.route = "/cnai/<ref>/files"
             if not asked.path:
-                tree = await self._models.files(asked.reference, caller=caller)
+                tree = await models.files(asked.reference, caller=caller)
                 return json_response(tree.to_json(flat=_is_set(request, "flat")))
             trace.route = "/cnai/<ref>/files/<path>"
             trace.path = asked.path[:500]
-            found = await self._models.find(asked.reference, asked.path, caller=caller)
+            found = await models.find(asked.reference, asked.path, caller=caller)
             if isinstance(found, Directory):
                 return json_response(subtree_json(found))
-            return await self._send(request, found, as_type=content_type(found.entry.path))
+            as_type = content_type(found.entry.path)
+            return await self._send(request, found, asked.reference, as_type=as_type)
         if asked.path or asked.view not in _VIEWS:
             raise BlobUnknown(
                 f"a model has no {asked.view[:100]!r}",
@@ -69,14 +77,17 @@ class CnaiApi:
             )
         if asked.view in ADDITIONS:
             trace.route = f"/cnai/<ref>/{asked.view}"
-            document = await self._models.addition(asked.reference, asked.view, caller=caller)
-            return await self._send(request, document, as_type=document_type(document.entry.path))
-        return json_response(await self._models.describe(asked.reference, caller=caller))
+            document = await models.addition(asked.reference, asked.view, caller=caller)
+            as_type = document_type(document.entry.path)
+            return await self._send(request, document, asked.reference, as_type=as_type)
+        return json_response(await models.describe(asked.reference, caller=caller))
 
     async def _send(
-        self, request: web.Request, found: ModelFile, *, as_type: str
+        self, request: web.Request, found: ModelFile, reference: Reference, *, as_type: str
     ) -> web.StreamResponse:
-        headers = CIMultiDict({**CONTENT_SAFETY, **PRIVATE})
+        by_digest = reference.digest is not None
+        caching = file_cache_headers(by_digest=by_digest)
+        headers = CIMultiDict({**CONTENT_SAFETY, **caching})
         headers["ETag"] = found.etag
         headers["Accept-Ranges"] = "bytes"
         decision = byterange.decide(
@@ -130,15 +141,6 @@ class CnaiApi:
                 headers=headers,
                 write_seconds=self._write_seconds,
             )
-
-
-def _caller(request: web.Request) -> Caller:
-    values = request.headers.getall(hdrs.AUTHORIZATION, [])
-    if len(values) > 1:
-        raise BadRequest("expected the header 'authorization' once, found it twice")
-    if values and not (values[0].isascii() and values[0].isprintable()):
-        raise BadRequest("expected printable characters in the header 'authorization'")
-    return Caller(values[0] if values else None)
 
 
 def _is_set(request: web.Request, name: str) -> bool:

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from proxy.errors import BadRequest, LoopDetected, MethodNotAllowed, NotFound, ProxyError
 from proxy.facade.client import ClientStalled, reset
+from proxy.facade.forwarding import Forwarding
 from proxy.facade.responses import error_response
 from proxy.facade.trace import Trace, open_trace
 from proxy.metrics import Metrics
@@ -35,8 +36,9 @@ _VERSIONS = ((1, 0), (1, 1))
 class RequestTracer:
     """The one middleware of the root application."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, forwarding: Forwarding) -> None:
         self._metrics = metrics
+        self._forwarding = forwarding
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -92,6 +94,7 @@ class RequestTracer:
             # only honest end.
             return _cut(request, trace, error.status, error.message)
         trace.failure = error.message
+        trace.origin = "proxy"  # whatever the upstream had begun to say
         response = error_response(error)
         if isinstance(error, BadRequest) or not request.content.is_eof():
             # Where framing was in doubt, or a body is still coming, nothing more is read.
@@ -121,11 +124,12 @@ class RequestTracer:
             "path": trace.path,
             "status": status,
             "origin": trace.origin,
+            "upstream": trace.upstream,
             "sent": trace.sent_bytes,
             "received": trace.received_bytes,
             "seconds": round(seconds, 4),
             "upstream_seconds": None if upstream_seconds is None else round(upstream_seconds, 4),
-            "client": request.remote,
+            "client": self._forwarding.client(request) or None,
             "reason": trace.failure,
         }
         access_logger.log(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from proxy.facade.caching import NOT_STORED
 from proxy.facade.client import expect
 from proxy.facade.trace import trace_of
 from proxy.metrics import Metrics
@@ -29,20 +30,23 @@ class OpsApi:
     async def livez(self, request: web.Request) -> web.Response:
         """The process answers."""
         trace_of(request).route = "/livez"
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n", headers=NOT_STORED)
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """New requests are welcome.
+        """New requests are welcome; ``degraded`` when an upstream cannot be reached.
 
-        An upstream that is down does not change that, and a proxy that drains no longer accepts
-        the connection this would come on.
+        That is no reason to send them elsewhere: other upstreams answer, and no other replica
+        reaches it either. Which one it is stays between the operator and ``/metrics``. A proxy that
+        drains no longer accepts the connection this would come on.
         """
         trace_of(request).route = "/readyz"
-        return web.Response(text="ready\n")
+        text = "degraded\n" if self._metrics.is_degraded else "ready\n"
+        return web.Response(text=text, headers=NOT_STORED)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """All counters."""
         trace_of(request).route = "/metrics"
         return web.Response(
-            body=self._metrics.render(), headers={"Content-Type": self._metrics.content_type}
+            body=self._metrics.render(),
+            headers={"Content-Type": self._metrics.content_type, **NOT_STORED},
         )

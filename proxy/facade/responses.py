@@ -8,12 +8,8 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from proxy.errors import ProxyError
+from proxy.facade.caching import NOT_STORED, REVALIDATED
 
-# What depends on the caller's permission is kept by nobody else's cache, and asked for again.
-PRIVATE: Mapping[str, str] = {
-    "Cache-Control": "private, no-cache",
-    "Vary": "Authorization",
-}
 # Artifact content never runs in the proxy's origin, whatever its bytes are (row G2).
 NO_SNIFFING: Mapping[str, str] = {"X-Content-Type-Options": "nosniff"}
 CONTENT_SAFETY: Mapping[str, str] = {
@@ -29,7 +25,7 @@ def error_response(error: ProxyError) -> web.Response:
         status=error.status, body=error.to_oci_json(), content_type="application/json"
     )
     response.headers.update(NO_SNIFFING)
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(NOT_STORED)
     for name, value in error.headers:
         response.headers.add(name, value)
     return response
@@ -42,5 +38,5 @@ def json_response(value: object) -> web.Response:
             "utf-8", "replace"
         ),
         content_type="application/json",
-        headers={**PRIVATE, **NO_SNIFFING},
+        headers={**REVALIDATED, **NO_SNIFFING},
     )

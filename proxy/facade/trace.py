@@ -17,6 +17,8 @@ class Trace:
     route: str = "other"
     # Where the bytes came from: "upstream", or "proxy" for its own words.
     origin: str = "proxy"
+    # Which upstream was chosen: for the log alone; metrics of upstreams have labels of their own.
+    upstream: str | None = None
     repository: str | None = None
     reference: str | None = None
     # The file asked for inside a model: for the log alone.

@@ -25,6 +25,7 @@ _PARAMETER = re.compile(
     r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]*))\s*"""
 )
 _CHALLENGE_LIMIT = 16
+_QUOTED_PAIR, _ESCAPED = r'(["\\])', r"\\\1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,14 @@ class Challenge:
 
     scheme: str
     parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The challenge as a header writes it, every value quoted."""
+        quoted = (
+            f'{name}="{re.sub(_QUOTED_PAIR, _ESCAPED, value)}"'
+            for name, value in self.parameters.items()
+        )
+        return f"{self.scheme.capitalize()} {','.join(quoted)}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +88,10 @@ def _parse_parameters(line: str, position: int) -> tuple[dict[str, str], int]:
     return parameters, position
 
 
-def token_query(*, service: str | None, scope: str) -> str:
-    """The query of the GET to the realm."""
-    pairs = [("service", service)] if service else []
-    return urlencode([*pairs, ("scope", scope)])
+def token_query(*, service: str | None, scope: str | None) -> str:
+    """The query of the GET to the realm; without a scope the token only proves a login."""
+    pairs = {"service": service, "scope": scope}
+    return urlencode([(name, value) for name, value in pairs.items() if value])
 
 
 def parse_token(body: bytes) -> Token:

@@ -1,42 +1,40 @@
 """One upstream registry over HTTP: requests out, answers in, bodies streaming both ways.
 
-Everything aiohttp does by default that a registry proxy must not is turned off here: decoding of
-bodies, cookies, re-quoting, total timeouts, following redirects, silent retries of writes.
-Redirects are followed by hand, so that credentials stay at the upstream's origin.
+Redirects are followed by hand, so that credentials stay at the upstream's origin; what is repeated,
+and when the upstream is rather not asked, is decided here. ``sessions`` has the connections.
 Source: distribution-spec v1.1; RFC 9110 §9.2.2 (retries), §15.4 (redirects).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
+import logging
+import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
 
 from proxy.errors import BadUpstream, BlobUnknown, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from proxy.metrics import Metrics
+from proxy.upstream import failures
 from proxy.upstream.bodies import RequestBody, Timeouts, UpstreamResponse
-from proxy.upstream.failures import translate
-from proxy.upstream.redirects import HOPS_LIMIT, PublicResolver, RedirectGuard
+from proxy.upstream.circuit import Circuit
+from proxy.upstream.egress import Egress
+from proxy.upstream.pauses import Pauses
+from proxy.upstream.redirects import HOPS_LIMIT, RedirectGuard
+from proxy.upstream.sessions import Reach, Route, Sessions, TlsPolicy, open_sessions
 from proxy.upstream.timing import add_time
 
-# What a client may send and a registry may answer in one header: GAR and ECR use tens of KiB.
-HEADER_BYTES_LIMIT = 64 * 1024
-# Bytes aiohttp holds of a body before it stops reading the socket.
-READ_BUFFER_BYTES = 128 * 1024
+logger = logging.getLogger(__name__)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REPEATABLE = frozenset({"GET", "HEAD"})
 # What may follow a redirect to another origin: no credential, nothing that names the caller.
 _CROSS_ORIGIN = ("Range", "If-Range", "Accept-Encoding", "User-Agent")
-# aiohttp adds these by itself unless told not to.
-_SKIP_AUTO = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+# Within how many seconds, at random, a read whose connection failed is tried again, and once more.
+_RETRY_WITHIN_SECONDS = (0.2, 0.8)
 
 
 class Upstream:
@@ -51,8 +49,8 @@ class Upstream:
         timeouts: Timeouts,
         guard: RedirectGuard,
         connections: int,
-        session: aiohttp.ClientSession,
-        public_session: aiohttp.ClientSession,
+        sessions: Sessions,
+        circuit: Circuit,
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -63,8 +61,11 @@ class Upstream:
         # Counted here and not in aiohttp's pool, where a wait would pass for a silent upstream.
         self._connections = connections
         self._slots = asyncio.Semaphore(connections)
-        self._session = session
-        self._public_session = public_session
+        self._sessions = sessions
+        self._own_prefix = f"{self.base_url}/"
+        self._own_route: Route | None = None
+        self._circuit = circuit
+        self._pauses = Pauses()
         self._metrics = metrics
         # A registry hashes and moves a finished upload before it answers, and that takes long.
         self._reading = _client_timeout(timeouts, timeouts.idle_seconds)
@@ -86,14 +87,27 @@ class Upstream:
         redirects of GET and HEAD are followed without credentials beyond the upstream's origin.
 
         Raises:
-            UpstreamUnreachable: no connection.
+            TooManyRequests: the upstream limits this very request, and said so a moment ago.
+            UpstreamUnreachable: no connection, or the upstream does not want this request now.
             UpstreamTimeout: no answer in time.
             BadUpstream: no HTTP, failed TLS, a redirect that is not allowed.
             RequestTimeout: the client stopped sending ``body``.
         """
         url = f"{self.base_url}{target}"
+        is_read = method in _REPEATABLE
+        authorization = headers.get("Authorization")
+        if is_read:
+            self._refuse_if_paused(method, target, authorization)
         async with self.request(method, url, headers, body, trusted=True) as first:
-            if not (follow and method in _REPEATABLE and first.status in _REDIRECTS):
+            if is_read:
+                self._pauses.note(
+                    method,
+                    target,
+                    authorization,
+                    status=first.status,
+                    retry_after=first.headers.get("Retry-After"),
+                )
+            if not (follow and is_read and first.status in _REDIRECTS):
                 yield first
                 return
             location = first.headers.get("Location")
@@ -108,13 +122,17 @@ class Upstream:
         location: str | None,
         headers: Mapping[str, str],
     ) -> UpstreamResponse:
+        is_own = True
         for _ in range(HOPS_LIMIT):
             url = self._guard.resolve(location, current_url=url)
-            if not self._guard.is_own_origin(url):
-                # From here on the narrowed set is used, also when a later hop leads back.
+            if is_own and not self._guard.is_own_origin(url):
+                # From here on the narrowed set is used and no client certificate is shown, also
+                # when a later hop leads back: the way there is another origin's choice.
+                is_own = False
                 headers = {name: headers[name] for name in _CROSS_ORIGIN if name in headers}
             async with AsyncExitStack() as hop:
-                answer = await hop.enter_async_context(self.request(method, url, headers))
+                request = self.request(method, url, headers, trusted=is_own)
+                answer = await hop.enter_async_context(request)
                 if answer.status not in _REDIRECTS:
                     if not self._guard.is_own_origin(url):
                         _check_stored(answer.status)
@@ -133,16 +151,19 @@ class Upstream:
         *,
         trusted: bool = False,
     ) -> AsyncIterator[UpstreamResponse]:
-        """One request to ``url``, redirects not followed; raises as ``open`` does.
+        """One request to ``url``, redirects not followed; raises as ``open`` does, without pauses.
 
-        A host that is neither the upstream nor named in ``redirect_hosts`` must have a public
-        address, unless the caller has its own reason to call it ``trusted``.
+        ``trusted`` is for the upstream itself and its token service: they see the client
+        certificate. Any other host must have a public address, or be named in ``redirect_hosts``.
         """
-        session = self._session if trusted or self._guard.trusts(url) else self._public_session
+        is_own = url.startswith(self._own_prefix) or self._guard.is_own_origin(url)
+        route = self._route(url, is_own=is_own, trusted=trusted)
+        if is_own:
+            self._refuse_if_open()
         async with self._slot():
             started = time.monotonic()
             try:
-                response = await self._send(session, method, url, headers, body)
+                response = await self._send(route, method, url, headers, body, counts=is_own)
             except ProxyError as error:
                 self._metrics.upstream_failed(self.name, error.status)
                 raise
@@ -160,6 +181,33 @@ class Upstream:
             finally:
                 # A body read to its end has given its connection back already; others are cut.
                 response.close()
+
+    def _route(self, url: str, *, is_own: bool, trusted: bool) -> Route:
+        if is_own and trusted:
+            # Nearly every request: the way to the registry itself is always the same.
+            if self._own_route is None:
+                self._own_route = self._sessions.route(url, reach=Reach.OWN, peer="the upstream")
+            return self._own_route
+        if trusted:
+            reach, peer = Reach.OWN, "the upstream's token service"
+        else:
+            reach = Reach.NAMED if self._guard.trusts(url) else Reach.PUBLIC
+            peer = "the upstream" if is_own else "the upstream's redirect target"
+        return self._sessions.route(url, reach=reach, peer=peer)
+
+    def _refuse_if_paused(self, method: str, target: str, authorization: str | None) -> None:
+        try:
+            self._pauses.check(method, target, authorization)
+        except ProxyError:
+            self._metrics.upstream_spared(self.name)
+            raise
+
+    def _refuse_if_open(self) -> None:
+        try:
+            self._circuit.check()
+        except ProxyError as error:
+            self._metrics.upstream_failed(self.name, error.status)
+            raise
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -183,47 +231,87 @@ class Upstream:
 
     async def _send(
         self,
-        session: aiohttp.ClientSession,
+        route: Route,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: RequestBody | None,
+        *,
+        counts: bool,
+    ) -> aiohttp.ClientResponse:
+        """Send it, reads again where that is harmless; ``counts``: the circuit is to know."""
+        is_read = method in _REPEATABLE and body is None
+        may_resend = is_read
+        waits = list(_RETRY_WITHIN_SECONDS) if is_read else []
+        while True:
+            try:
+                if counts:
+                    return await self._attempt(route, method, url, headers, body)
+                return await self._once(route, method, url, headers, body)
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                if body is not None and body.failure is not None:
+                    raise body.failure from error
+                if may_resend and failures.is_lost_connection(error):
+                    # A kept connection may have been closed meanwhile; reading again is harmless.
+                    may_resend = False
+                    continue
+                if waits and failures.may_pass(error) and not (counts and self._circuit.is_open):
+                    await asyncio.sleep(random.uniform(0, waits.pop(0)))  # noqa: S311  # jitter
+                    continue
+                raise failures.translate(error, route.peer) from error
+
+    async def _attempt(
+        self,
+        route: Route,
         method: str,
         url: str,
         headers: Mapping[str, str],
         body: RequestBody | None,
     ) -> aiohttp.ClientResponse:
-        attempts = 2 if method in _REPEATABLE and body is None else 1
-        while True:
-            attempts -= 1
-            try:
-                async with asyncio.timeout(self._answer_seconds(method)) as deadline:
-                    if body is not None:
-                        body.watch(deadline, self._timeouts)
-                    response = await session.request(
-                        method,
-                        URL(url, encoded=True),
-                        headers=CIMultiDict(headers),
-                        data=body,
-                        allow_redirects=False,
-                        skip_auto_headers=_SKIP_AUTO,
-                        timeout=self._reading if method in _REPEATABLE else self._writing,
-                    )
-                    if body is not None:
-                        body.release()
-                    return response
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if body is not None and body.failure is not None:
-                    raise body.failure from error
-                # A kept connection may have been closed meanwhile; reading again is harmless.
-                if attempts and not isinstance(error, aiohttp.ClientConnectorError):
-                    continue
-                raise translate(error) from error
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                if body is not None and body.failure is not None:
-                    raise body.failure from error
-                raise translate(error) from error
+        """``_once``, and the circuit learns whether there was a connection."""
+        self._circuit.begin()
+        try:
+            response = await self._once(route, method, url, headers, body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if failures.is_no_connection(error):
+                self._count_failure(failures.translate(error, route.peer).message)
+            elif failures.is_lost_connection(error):
+                self._circuit.connected()
+            raise
+        if self._circuit.connected():
+            logger.info("upstream reached again upstream=%s", self.name)
+        return response
 
-    def _answer_seconds(self, method: str) -> float:
-        if method in _REPEATABLE:
-            return self._timeouts.response_seconds
-        return self._timeouts.upload_response_seconds
+    def _count_failure(self, reason: str) -> None:
+        if self._circuit.failed(reason):
+            logger.warning(
+                "upstream left alone for a while upstream=%s reason=%r", self.name, reason
+            )
+
+    async def _once(
+        self,
+        route: Route,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: RequestBody | None,
+    ) -> aiohttp.ClientResponse:
+        is_read = method in _REPEATABLE
+        times = self._timeouts
+        seconds = times.response_seconds if is_read else times.upload_response_seconds
+        async with asyncio.timeout(seconds) as deadline:
+            if body is not None:
+                body.watch(deadline, times)
+            response = await route.send(
+                method,
+                url,
+                headers,
+                body,
+                limits=self._reading if is_read else self._writing,
+            )
+            if body is not None:
+                body.release()
+            return response
 
 
 def _check_final(status: int) -> None:
@@ -239,26 +327,6 @@ def _check_stored(status: int) -> None:
         raise BadUpstream(f"the blob store the upstream redirects to answered {status}")
 
 
-@dataclass(frozen=True, slots=True)
-class TlsPolicy:
-    """How the upstream's certificate is checked; ``insecure`` skips the check, loudly."""
-
-    ca_file: str | None = None
-    insecure: bool = False
-
-    def context(self) -> ssl.SSLContext:
-        """A context for client connections.
-
-        Raises:
-            OSError: the CA file cannot be read or holds no certificate.
-        """
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
 @asynccontextmanager
 async def open_upstream(
     *,
@@ -268,52 +336,30 @@ async def open_upstream(
     redirect_hosts: tuple[str, ...],
     timeouts: Timeouts,
     tls: TlsPolicy,
+    egress: Egress,
     connections: int,
     metrics: Metrics,
 ) -> AsyncIterator[Upstream]:
-    """An upstream with its sessions, closed on exit.
-
-    ``connections`` bounds requests under way. Two sessions: the configured registry may be private,
-    where it redirects to may not.
-    """
-    guard = RedirectGuard(base_url, allowed_hosts=redirect_hosts)
-    context = tls.context()
-    async with _session(None, context) as session, _session(PublicResolver(), context) as public:
-        yield Upstream(
-            name=name,
-            base_url=base_url,
-            follow_redirects=follow_redirects,
-            timeouts=timeouts,
-            guard=guard,
-            connections=connections,
-            session=session,
-            public_session=public,
-            metrics=metrics,
-        )
-
-
-def _session(resolver: PublicResolver | None, context: ssl.SSLContext) -> aiohttp.ClientSession:
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0,
-            resolver=resolver,
-            ssl=context,
-            ttl_dns_cache=30,
-        ),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        requote_redirect_url=False,
-        max_line_size=HEADER_BYTES_LIMIT,
-        max_field_size=HEADER_BYTES_LIMIT,
-        read_bufsize=READ_BUFFER_BYTES,
-    )
-    # aiohttp repeats PUT and DELETE on a lost connection; a push must never arrive twice. GET and
-    # HEAD are repeated in Upstream._send. tests/flows/test_push.py holds this (row K3).
-    session._retry_connection = False
-    return session
+    """An upstream with its sessions, closed on exit; ``connections`` bounds requests under way."""
+    circuit = Circuit()
+    async with open_sessions(tls=tls, egress=egress) as sessions:
+        with metrics.watching_circuit(name, lambda: circuit.is_open):
+            yield Upstream(
+                name=name,
+                base_url=base_url,
+                follow_redirects=follow_redirects,
+                timeouts=timeouts,
+                guard=RedirectGuard(base_url, allowed_hosts=redirect_hosts),
+                connections=connections,
+                sessions=sessions,
+                circuit=circuit,
+                metrics=metrics,
+            )
 
 
 def _client_timeout(timeouts: Timeouts, read_seconds: float) -> aiohttp.ClientTimeout:
+    # ``connect`` bounds the look-up, TLS and an HTTP proxy's work as well, ``sock_connect`` would
+    # only TCP and TLS.
     return aiohttp.ClientTimeout(
-        total=None, sock_connect=timeouts.connect_seconds, sock_read=read_seconds
+        total=None, connect=timeouts.connect_seconds, sock_read=read_seconds
     )

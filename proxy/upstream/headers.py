@@ -1,4 +1,4 @@
-"""Which headers cross the proxy, and how addresses in them change. Pure functions.
+"""Which headers cross the proxy. Pure functions.
 
 Allow-lists in both directions: what is not named here does not pass. That alone drops cookies,
 ``Alt-Svc``, HSTS, CORS headers, ``Forwarded`` and every hop-by-hop header.
@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
 from proxy import __version__
 from proxy.errors import BadRequest, BadUpstream
+from proxy.upstream.translation import Translation
 
 _UP = frozenset(
     {
@@ -60,12 +60,6 @@ _WARNING_BYTES_LIMIT = 4096
 
 # Any control character but tab, and what could not be decoded as UTF-8 (surrogate escapes).
 _UNSENDABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_LINK_TARGET = re.compile(r"<([^>]*)>")
-
-# How a path must not begin: browsers and HTTP clients read a host there.
-_OTHER_HOST = ("//", "/\\")
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # One name a process: two proxies in a row are fine, one behind itself is a loop.
 VIA_NAME = f"cnai-proxy-{secrets.token_hex(4)}"
@@ -108,11 +102,8 @@ def for_upstream(headers: Mapping[str, str]) -> CIMultiDict[str]:
     return passed
 
 
-def for_client(headers: Mapping[str, str], *, base_url: str) -> CIMultiDict[str]:
-    """The upstream's response headers that reach the client.
-
-    ``Location`` and ``Link`` that point into the upstream become relative, the rest of them byte
-    for byte; other origins pass unchanged.
+def for_client(headers: Mapping[str, str], translation: Translation) -> CIMultiDict[str]:
+    """The upstream's response headers that reach the client, addresses and names in its own form.
 
     Raises:
         BadUpstream: a value no header may hold.
@@ -127,72 +118,20 @@ def for_client(headers: Mapping[str, str], *, base_url: str) -> CIMultiDict[str]
         if _UNSENDABLE.search(value):
             raise BadUpstream(f"expected printable characters in the upstream's header {key!r}")
         if key == "location":
-            value = relative_location(value, base_url=base_url)
+            value = translation.location(value)
         elif key == "link":
-            value = _LINK_TARGET.sub(
-                lambda match: f"<{relative_location(match[1], base_url=base_url)}>", value
-            )
+            link = translation.link(value)
+            if link is None:
+                continue
+            value = link
+        elif key == "www-authenticate":
+            value = translation.challenge(value)
         elif key == "warning":
             warnings += len(value.encode("utf-8"))
             if warnings > _WARNING_BYTES_LIMIT:
                 continue
         passed.add(name, value)
     return passed
-
-
-def relative_location(location: str, *, base_url: str) -> str:
-    """``location`` without the upstream's origin and base path; path and query byte for byte.
-
-    A location elsewhere (direct-to-storage upload, another registry) comes back unchanged, and so
-    does a relative one unless it starts with the upstream's base path. What would become ``//host``
-    comes back unchanged too: to a client that is another origin.
-    """
-    base = urlsplit(base_url)
-    if location.startswith("/"):
-        relative = _without_base(location, base.path)
-        return location if relative.startswith(_OTHER_HOST) else relative
-    origin = re.match(r"(https?)://([^/?#]*)", location, re.IGNORECASE)
-    if origin is None or not _same_host(origin[1], origin[2], base.scheme, base.netloc):
-        return location
-    rest = location[origin.end() :]
-    relative = _without_base(rest if rest.startswith("/") else f"/{rest}", base.path)
-    return location if relative.startswith(_OTHER_HOST) else relative
-
-
-def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an absolute http or https URL, for comparing origins.
-
-    Raises:
-        ValueError: not http or https, no host, or no valid port.
-    """
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    if scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"expected an http or https URL, found the scheme {scheme!r}")
-    port = parts.port if parts.port is not None else _DEFAULT_PORTS[scheme]
-    if port == 0:
-        raise ValueError("expected a port from 1 to 65535, found 0")
-    return scheme, parts.hostname.lower(), port
-
-
-def _same_host(scheme: str, authority: str, base_scheme: str, base_authority: str) -> bool:
-    # A registry behind a TLS front often writes http:// for itself (distribution#970): the scheme
-    # may differ when both write the same host and port, or the same host and none.
-    if authority.lower() == base_authority.lower():
-        return True
-    try:
-        found = origin_of(f"{scheme}://{authority}")
-        base = origin_of(f"{base_scheme}://{base_authority}")
-    except ValueError:
-        return False
-    return found == base
-
-
-def _without_base(path: str, base_path: str) -> str:
-    base_path = base_path.rstrip("/")
-    if base_path and path.startswith(f"{base_path}/"):
-        return path[len(base_path) :]
-    return path
 
 
 def _connection_tokens(headers: Mapping[str, str]) -> frozenset[str]:

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from proxy.errors import BadUpstream
-from proxy.upstream.headers import origin_of
+from proxy.upstream.addresses import origin_of
 
 HOPS_LIMIT = 5
 
@@ -95,7 +95,10 @@ class RedirectGuard:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names to public addresses only; the connection uses exactly what was checked."""
+    """Resolves names to public addresses only; the connection uses exactly what was checked.
+
+    Not with an HTTP proxy in between: names are resolved there, out of our sight (see ``egress``).
+    """
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         self._resolver = resolver or ThreadedResolver()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.components.programs import Ran, require, require_root, run, running
+from tests.components.programs import Ran, require, require_root, run, running, wait_until
 
 _CONTAINERD = """\
 version = 2
@@ -29,21 +32,50 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 """
 
 
+# The host itself leads nowhere, so that what comes can only come from the mirror.
+_MIRROR = """\
+[[registry]]
+prefix = "{host}"
+location = "127.0.0.1:1"
+insecure = true
+[[registry.mirror]]
+location = "{location}"
+insecure = true
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Podman:
     """podman as a command."""
 
     options: tuple[str, ...]
     login_file: Path
+    registries_file: Path
 
     def __call__(self, *words: str, text: str | None = None, check: bool = True) -> Ran:
         """Run ``podman <words>``."""
-        return run(
-            ["podman", *self.options, *words],
-            env={"REGISTRY_AUTH_FILE": str(self.login_file)},
-            text=text,
-            check=check,
-        )
+        environment = {
+            "REGISTRY_AUTH_FILE": str(self.login_file),
+            "CONTAINERS_REGISTRIES_CONF": str(self.registries_file),
+        }
+        return run(["podman", *self.options, *words], env=environment, text=text, check=check)
+
+    def mirror(self, host: str, location: str) -> None:
+        """Have ``host`` pulled from ``location`` first, a host with or without a path."""
+        self.registries_file.write_text(_MIRROR.format(host=host, location=location))
+
+
+@dataclass(slots=True)
+class Engine:
+    """A daemon's settings file and, once it runs, its process."""
+
+    settings: Path
+    process_id: int = 0
+
+    def reload(self, settings: Mapping[str, object]) -> None:
+        """Put ``settings`` in force without a restart."""
+        self.settings.write_text(json.dumps(settings))
+        os.kill(self.process_id, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +85,29 @@ class Docker:
     binary: str
     socket: Path
     config: Path
+    engine: Engine
+
+    def with_login_file(self, folder: Path) -> Docker:
+        """The same engine with logins of its own, kept in ``folder``."""
+        return replace(self, config=folder)
+
+    @contextmanager
+    def mirror(self, url: str) -> Iterator[None]:
+        """Have Docker Hub's names pulled from ``url`` first, as ``registry-mirrors`` does."""
+        self._reload([f"{url}/"])
+        try:
+            yield
+        finally:
+            self._reload([])
+
+    def _reload(self, mirrors: Sequence[str]) -> None:
+        def found() -> object:
+            text = self("info", "--format={{json .RegistryConfig.Mirrors}}").out
+            return json.loads(text) or []
+
+        # A key that is absent from the file would stay as it was.
+        self.engine.reload({"registry-mirrors": mirrors})
+        wait_until(lambda: found() == mirrors, what=lambda: f"dockerd to have {mirrors}")
 
     def __call__(self, *words: str, text: str | None = None, check: bool = True) -> Ran:
         """Run ``docker <words>``."""
@@ -84,9 +139,10 @@ def podman() -> Iterator[Podman]:
             # Works on every file system, also where the tests themselves run on an overlay.
             *("--tmpdir", str(folder / "tmp"), "--storage-driver", "vfs"),
         )
-        login_file = folder / "auth.json"
+        login_file, registries_file = folder / "auth.json", folder / "registries.conf"
         login_file.write_text("{}")
-        yield Podman(options, login_file)
+        registries_file.write_text("")
+        yield Podman(options, login_file, registries_file)
 
 
 @contextmanager
@@ -97,13 +153,13 @@ def docker() -> Iterator[Docker]:
     with _folder() as folder:
         socket = folder / "d.sock"
         flags = ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
-        found = Docker(client, socket, folder / "client")
+        engine = Engine(folder / "daemon.json")
+        found = Docker(client, socket, folder / "client", engine)
         found.config.mkdir()
-        settings = folder / "daemon.json"
-        settings.write_text("{}")
+        engine.settings.write_text("{}")
         argv: Sequence[str | Path] = [
             dockerd,
-            *("--config-file", settings, "--data-root", folder / "data"),
+            *("--config-file", engine.settings, "--data-root", folder / "data"),
             *("--exec-root", folder / "exec", "--pidfile", folder / "pid"),
             *("--host", f"unix://{socket}", "--storage-driver", "vfs", "--bridge=none"),
             *flags,
@@ -113,7 +169,8 @@ def docker() -> Iterator[Docker]:
                 argv,
                 log=folder / "log",
                 ready=lambda: socket.exists() and found("version", check=False).code == 0,
-            ):
+            ) as process:
+                engine.process_id = process.pid
                 yield found
         finally:
             # The engine leaves this mount behind.

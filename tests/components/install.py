@@ -1,7 +1,8 @@
 """``python -m tests.components.install``: get the real components that this machine can get.
 
-Debian packages as root where apt is, Go programs where Go is. Says what it did and what it could
-not get; the exit code is always 0, since tests skip what is missing and say so.
+Debian packages as root where apt is, Go programs where Go is, moto from PyPI in a venv of its own.
+Says what it did and what it could not get; the exit code is always 0, since tests skip what is
+missing and say so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from tests.components import s3
 from tests.components.programs import DEBIAN_PACKAGES, GO_PACKAGES, cache_folder, find
 
 _APT_SECONDS = 900
@@ -22,13 +24,22 @@ def main() -> None:
     """Install what is missing and report, one line for each step."""
     missing_packages = sorted({p for name, p in DEBIAN_PACKAGES.items() if find(name) is None})
     missing_go = {name: p for name, p in GO_PACKAGES.items() if find(name) is None}
-    if not missing_packages and not missing_go:
+    if not missing_packages and not missing_go and s3.is_installed():
         _say("all components are installed")
         return
     if missing_packages:
         _apt(missing_packages)
     if missing_go:
         _go(missing_go)
+    _moto()
+
+
+def _moto() -> None:
+    try:
+        if s3.install():
+            _say("installed: moto, an S3 server")
+    except (OSError, subprocess.SubprocessError) as error:
+        _say(f"could not install: moto: {error}")
 
 
 def _apt(packages: Sequence[str]) -> None:

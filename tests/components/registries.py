@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,11 @@ class Server:
     @property
     def host(self) -> str:
         """Host and port, as clients write them before a repository."""
-        return self.url.removeprefix("http://")
+        return self.url.partition("://")[2]
+
+    def host_at(self, address: str) -> str:
+        """The same server under another of this machine's addresses, say ``127.0.0.2``."""
+        return f"{address}:{self.url.rpartition(':')[2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +67,22 @@ class Proxied:
         """Where clients go: the proxy."""
         return self.proxy.host
 
-    def written(self, repository: str) -> Counter[str]:
+    def written(self, repository: str, *, prefix: str = "") -> Counter[str]:
         """Methods of the writing requests for ``repository`` that came through the proxy.
 
-        Fails the test if the registry saw a request for ``repository`` that the proxy did not
-        forward: a client that left the proxy behind, say on an upload's Location (row K1).
+        ``prefix`` stands before the name on the client's side. Fails the test if the registry saw
+        a request for ``repository`` that the proxy did not forward: a client that left the proxy
+        behind, say on an upload's Location (row K1).
         """
+        name = f"{prefix}/{repository}" if prefix else repository
         wait_until(
-            lambda: _in_registry(self.upstream, repository) == _in_proxy(self.proxy, repository),
+            lambda: _in_registry(self.upstream, repository) == _in_proxy(self.proxy, name),
             what=lambda: (
                 "registry and proxy to have seen the same requests: "
-                f"{_in_registry(self.upstream, repository)} {_in_proxy(self.proxy, repository)}"
+                f"{_in_registry(self.upstream, repository)} {_in_proxy(self.proxy, name)}"
             ),
         )
-        forwarded = _in_proxy(self.proxy, repository)
+        forwarded = _in_proxy(self.proxy, name)
         return Counter(
             {m: n for (m, _), n in forwarded.items() if m in ("POST", "PATCH", "PUT", "DELETE")}
         )
@@ -104,6 +110,67 @@ def _in_proxy(server: Server, repository: str) -> Counter[tuple[str, int]]:
         and entry.get("repository") == repository
         and entry["origin"] == "upstream"
     )
+
+
+# The address at which all upstreams of a gateway are told apart by prefix alone. All of 127/8 is
+# loopback on Linux, and clients take any address of it for a host of its own.
+_SHARED_ADDRESS = "127.0.0.9"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One proxy before several registries, each to be reached in three ways under its name.
+
+    By prefix as ``<host>/<name>/…``; by an address of its own, ``host_of(name)``; by containerd's
+    ``ns=<name>.test``.
+    """
+
+    proxy: Server
+    upstreams: Mapping[str, Server]
+
+    @property
+    def host(self) -> str:
+        """Host and port that belong to no upstream."""
+        return self.proxy.host_at(_SHARED_ADDRESS)
+
+    def host_of(self, name: str) -> str:
+        """Host and port that lead to one upstream alone."""
+        return self.proxy.host_at(_own_address(list(self.upstreams).index(name)))
+
+    def proxied(self, name: str) -> Proxied:
+        """The proxy and the registry ``name`` behind it."""
+        return Proxied(self.proxy, self.upstreams[name])
+
+
+def _own_address(index: int) -> str:
+    return f"127.0.0.{1 + index}"
+
+
+@contextmanager
+def gateway(
+    folder: Path,
+    upstreams: Mapping[str, Server],
+    *,
+    auth_hosts: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[Gateway]:
+    """Start one proxy before ``upstreams``; ``auth_hosts`` has those of an upstream by its name.
+
+    The first upstream's own address is 127.0.0.1.
+    """
+    entries = [
+        {
+            "name": name,
+            "url": server.url,
+            "prefix": name,
+            "hosts": [_own_address(index)],
+            "namespaces": [f"{name}.test"],
+            "auth_hosts": list((auth_hosts or {}).get(name, ())),
+        }
+        for index, (name, server) in enumerate(upstreams.items())
+    ]
+    settings = {"listen": {"host": "0.0.0.0"}, "upstreams": entries}
+    with proxy(folder, settings=settings) as server:
+        yield Gateway(server, upstreams)
 
 
 @contextmanager
@@ -166,19 +233,32 @@ def proxy(
     folder: Path,
     *flags: str,
     upstream_url: str | None = None,
+    settings: Mapping[str, object] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """``python -m proxy serve``, its access lines as JSON in the log."""
+    """``python -m proxy serve``, its access lines as JSON in the log.
+
+    ``settings`` is written to a file in ``folder`` as YAML. A proxy that listens on ``0.0.0.0``
+    has the address 127.0.0.1 here, and all others of loopback by ``Server.host_at``.
+    """
     upstream = [] if upstream_url is None else ["--upstream", upstream_url]
     argv = [sys.executable, "-m", "proxy", "serve", "--port", "0", "--log-format", "json"]
+    if settings is not None:
+        config = folder / "settings.yaml"
+        config.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        argv += ["--config", str(config)]
     log = folder / "proxy.log"
-    with running([*argv, *upstream, *flags], log=log, ready=lambda: _answers(log), env=env):
+    # The ready line is a promise that connections are answered: nothing is asked to make sure.
+    with running([*argv, *upstream, *flags], log=log, ready=lambda: bool(_url(log)), env=env):
         yield Server(_url(log), log)
 
 
 def _url(log: Path) -> str:
-    host = logged(log, r"(?:listening on|ready on) (?:http://)?(127\.0\.0\.1:\d+)")
-    return f"http://{host}" if host else ""
+    found = logged(log, r"(?:listening on|ready on) ((?:https?://)?[0-9.]+:\d+)\D")
+    if found is None:
+        return ""
+    address = found.replace("0.0.0.0", "127.0.0.1", 1)
+    return address if "://" in address else f"http://{address}"
 
 
 def _answers(log: Path) -> bool:

@@ -48,7 +48,7 @@ TEXT_BYTES = 64 * 1024
 _PASSING = frozenset(
     {
         *("connection", "date", "keep-alive", "server", "transfer-encoding", "x-request-id"),
-        *("cache-control", "x-content-type-options"),
+        *("cache-control", "vary", "x-content-type-options"),
     }
 )
 _SESSION = re.compile(r"/blobs/uploads/[^?\s\"]+(\?[^\s\"]*)?")

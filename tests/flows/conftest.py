@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -25,18 +26,34 @@ async def upstream() -> AsyncIterator[FaultyUpstream]:
 
 
 @pytest.fixture
-async def start_proxy(upstream: FaultyUpstream) -> AsyncIterator[StartProxy]:
+async def other() -> AsyncIterator[FaultyUpstream]:
+    """A second one, for what must be told apart."""
+    async with faulty_upstream.running() as found:
+        yield found
+
+
+@pytest.fixture
+async def start_proxy(
+    upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartProxy]:
     """Starts proxies before ``upstream``; keyword ``a__b=1`` is the setting ``a.b``.
 
-    Settings of the upstream begin with ``upstream__``.
+    Settings of the upstream begin with ``upstream__``, of further ones with ``upstreams__1__``.
     """
+    # Reading the system's authorities takes longer than most tests, and none meets one of them.
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     async with AsyncExitStack() as stack:
 
-        async def start(url: str | None = None, **overrides: object) -> Client:
+        async def start(
+            url: str | None = None,
+            *,
+            environment: Mapping[str, str] | None = None,
+            **overrides: object,
+        ) -> Client:
             flags: dict[str, object] = {"listen.port": 0, "upstreams.0.url": url or upstream.url}
             for key, value in overrides.items():
                 flags[key.replace("upstream__", "upstreams.0.").replace("__", ".")] = value
-            settings = load(file=None, environment={}, flags=flags)
+            settings = load(file=None, environment=environment or {}, flags=flags)
             listener = await stack.enter_async_context(serving(settings))
             session = await stack.enter_async_context(
                 aiohttp.ClientSession(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,25 +15,22 @@ from proxy.errors import BadUpstream, Unauthorized
 from proxy.metrics import Metrics
 from proxy.oci.manifest import OCI_MANIFEST
 from proxy.oci.reference import RepositoryName
-from proxy.upstream.auth import AuthorizedReader, Caller
+from proxy.upstream.auth import AuthorizedClient, AuthorizedReader
 from proxy.upstream.bodies import Timeouts
-from proxy.upstream.client import TlsPolicy, open_upstream
+from proxy.upstream.client import open_upstream
+from proxy.upstream.egress import Egress
+from proxy.upstream.identity import Caller
+from proxy.upstream.realms import RealmGuard
+from proxy.upstream.sessions import TlsPolicy
+from proxy.upstream.tokens import Tokens
 from tests.build import descriptor, file_annotations, layer_type, manifest_bytes
-from tests.faulty_upstream import Fault, FaultyUpstream, Seen, running
+from tests.faulty_upstream import Fault, FaultyUpstream, running
 from tests.flows.conftest import StartProxy
 from tests.flows.http import Answer, Client
+from tests.flows.tokens import ANNA, BERT, TokenService, basic, bearer
 
 WEIGHTS = b"weights"
 FILE = "/cnai/team/model:v1/files/w.bin"
-
-
-def basic(user: str, password: str) -> str:
-    """The value of an Authorization header."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-ANNA = basic("anna", "canary-s3cr3t")
-BERT = basic("bert", "canary-0th3r")
 
 
 def push(upstream: FaultyUpstream, repository: str = "team/model") -> None:
@@ -46,44 +41,6 @@ def push(upstream: FaultyUpstream, repository: str = "team/model") -> None:
     upstream.blob(WEIGHTS)
     upstream.blob(b"{}")
     upstream.manifest(repository, "v1", manifest_bytes([weights]), OCI_MANIFEST)
-
-
-class TokenService:
-    """Gives ``accounts`` (Authorization values, None for anonymous) tokens that ``registry`` takes.
-
-    A token names its account and its number, so that mixing up two callers shows.
-    """
-
-    def __init__(self, registry: FaultyUpstream, *accounts: str | None) -> None:
-        self.accounts = list(accounts)
-        self.registry = registry
-        self.asked: list[Seen] = []
-        self.expires_in: object = 300
-        registry.tokens = set()
-
-    def __call__(self, seen: Seen) -> tuple[int, bytes]:
-        self.asked.append(seen)
-        account = seen.get("Authorization")
-        if account not in self.accounts:
-            return 401, b'{"errors":[{"code":"UNAUTHORIZED"}]}'
-        token = f"token-{self.accounts.index(account)}-{len(self.asked)}"
-        assert self.registry.tokens is not None
-        self.registry.tokens.add(f"Bearer {token}")
-        return 200, json.dumps({"token": token, "expires_in": self.expires_in}).encode()
-
-    def queries(self) -> list[dict[str, list[str]]]:
-        """The queries of the exchanges."""
-        return [parse_qs(urlsplit(seen.target).query) for seen in self.asked]
-
-    def revoke(self) -> None:
-        """Forget every token given so far."""
-        assert self.registry.tokens is not None
-        self.registry.tokens.clear()
-
-
-def bearer(realm: str, *, scope: str = "repository:team/model:pull") -> str:
-    """A challenge as registries write it."""
-    return f'Bearer realm="{realm}",service="registry.example",scope="{scope}"'
 
 
 ServiceOf = Callable[..., TokenService]
@@ -658,10 +615,13 @@ async def reader_of(
         redirect_hosts=(),
         timeouts=Timeouts(),
         tls=TlsPolicy(),
+        egress=Egress("none", {}),
         connections=8,
         metrics=Metrics(),
     ) as opened:
-        yield AuthorizedReader(opened, exchange_seconds=exchange_seconds, clock=clock)
+        realms = RealmGuard(opened.base_url, auth_hosts=())
+        tokens = Tokens(opened, realms, exchange_seconds=exchange_seconds, clock=clock)
+        yield AuthorizedReader(AuthorizedClient(opened, tokens))
 
 
 async def manifest_of(reader: AuthorizedReader, caller: Caller) -> int:

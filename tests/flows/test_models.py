@@ -23,7 +23,7 @@ from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from proxy.oci.reference import Reference, RepositoryName
-from proxy.upstream.auth import Caller
+from proxy.upstream.identity import Caller
 from tests.build import (
     Generation,
     descriptor,

@@ -63,6 +63,22 @@ def test_parse_challenges_table(lines: list[str], expected: list[Challenge]) -> 
     assert parse_challenges(lines) == expected
 
 
+@pytest.mark.parametrize(
+    ("challenge", "expected"),
+    [
+        (Challenge("basic"), "Basic"),
+        (Challenge("basic", {"realm": 'a"b\\c, d'}), r'Basic realm="a\"b\\c, d"'),
+        (
+            Challenge("bearer", {"realm": "https://a/t", "scope": "repository:x:pull,push"}),
+            'Bearer realm="https://a/t",scope="repository:x:pull,push"',
+        ),
+    ],
+)
+def test_challenge_is_written_as_it_is_read(challenge: Challenge, expected: str) -> None:
+    assert str(challenge) == expected
+    assert parse_challenges([expected]) == [challenge]
+
+
 def test_parse_challenges_many_are_cut_at_sixteen() -> None:
     assert len(parse_challenges([", ".join(["Basic realm=x"] * 40)] * 2)) == 16
 

@@ -1,140 +1,301 @@
-"""RealmGuard and Caller; what goes over the wire is in tests/flows/test_login.py."""
-
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
+from multidict import CIMultiDict
 
-from proxy.upstream.auth import Caller, RealmGuard
+from proxy.errors import (
+    BadUpstream,
+    Denied,
+    LoopDetected,
+    ProxyError,
+    TooManyRequests,
+    Unauthorized,
+    UpstreamUnreachable,
+)
+from proxy.oci.reference import RepositoryName
+from proxy.tasks import spawn
+from proxy.upstream import auth
+from proxy.upstream.auth import CHALLENGES_SECONDS, AuthorizedClient, AuthorizedReader
+from proxy.upstream.identity import ANONYMOUS, Caller
+from proxy.upstream.names import Names, Rules
+from proxy.upstream.realms import RealmGuard
+from proxy.upstream.tokens import Tokens
+from tests.upstream.scripted import BASE_URL, REALM, Scripted, ScriptedUpstream, refusal, turns
 
-HTTPS = "https://registry.example"
+ANNA = Caller.account("anna", "canary-a")
+NAME = RepositoryName("team/model")
+
+
+def token(value: str) -> Scripted:
+    """An answer with a token."""
+    return Scripted(body=b'{"token":"%b"}' % value.encode())
+
+
+def client_of(
+    upstream: ScriptedUpstream, *, clock: Callable[[], float] = lambda: 0.0
+) -> AuthorizedClient:
+    """A client before ``upstream``."""
+    realms = RealmGuard(BASE_URL, auth_hosts=())
+    tokens = Tokens(upstream.as_upstream(), realms, clock=clock)
+    return AuthorizedClient(upstream.as_upstream(), tokens, clock=clock)
+
+
+async def ask(client: AuthorizedClient, caller: Caller = ANNA) -> int:
+    """The status of an answer."""
+    async with client.open(
+        "GET", "/v2/x", scope="repository:x:pull", caller=caller, headers={}, follow=False
+    ) as answer:
+        return answer.status
+
+
+# open --------------------------------------------------------------------------------------------
+
+
+async def test_open_asks_with_the_credential_then_with_the_token() -> None:
+    upstream = ScriptedUpstream(refusal(), token("t"), Scripted(200))
+    client = client_of(upstream)
+    assert await ask(client) == 200
+    assert await ask(client) == 200
+    assert [asked.authorization for asked in upstream.asked] == [
+        *(ANNA.authorization, ANNA.authorization, "Bearer t"),
+        "Bearer t",
+    ]
+    assert upstream.asked[1].url.startswith(REALM)
+
+
+async def test_L4_open_renews_a_refused_token_once_and_no_more() -> None:
+    upstream = ScriptedUpstream(refusal(), token("a"), Scripted(200))
+    client = client_of(upstream)
+    assert await ask(client) == 200
+    upstream.answers[:] = [refusal(), token("b"), Scripted(200)]
+    assert await ask(client) == 200
+    assert upstream.asked[-1].authorization == "Bearer b"
+    upstream.asked.clear()
+    upstream.answers[:] = [refusal(), token("c"), refusal()]
+    with pytest.raises(Unauthorized):
+        await ask(client)
+    assert len(upstream.asked) == 3
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', "Negotiate", ""])
+async def test_open_refused_without_a_token_service_is_unauthorized(challenge: str) -> None:
+    upstream = ScriptedUpstream(refusal(challenge))
+    for caller in (ANNA, ANONYMOUS):
+        with pytest.raises(Unauthorized):
+            await ask(client_of(upstream), caller)
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("status", [200, 206, 304, 307, 403, 404, 416, 429, 500, 503])
+async def test_open_hands_over_every_answer_but_401(status: int) -> None:
+    assert await ask(client_of(ScriptedUpstream(Scripted(status)))) == status
+
+
+async def test_open_of_an_anonymous_caller_sends_no_credential() -> None:
+    upstream = ScriptedUpstream(refusal(), token("t"), Scripted(200))
+    assert await ask(client_of(upstream), ANONYMOUS) == 200
+    assert [asked.authorization for asked in upstream.asked] == [None, None, "Bearer t"]
+
+
+# challenges --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("base_url", "realm"),
+    ("answer", "schemes"),
     [
-        (HTTPS, "https://registry.example/token"),
-        (HTTPS, "https://registry.example"),
-        (HTTPS, "https://REGISTRY.example:443/service/token?account=x"),
-        (HTTPS, "https://registry.example:8443/token"),
-        (f"{HTTPS}:5000/base", "https://registry.example/token"),
-        ("http://registry.example:5000", "http://registry.example:5000/token"),
-        ("http://[::1]:5000", "http://[::1]:5000/token"),
-        ("https://docker.io", "https://auth.docker.io/token"),
-        ("https://registry-1.docker.io", "https://auth.docker.io/token"),
-        ("https://index.docker.io", "https://auth.docker.io/token"),
-        ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth"),
-        ("https://nvcr.io", "https://authn.nvidia.com/token"),
+        (refusal(), ["bearer"]),
+        (refusal('Basic realm="x", Bearer realm="y"'), ["basic", "bearer"]),
+        (Scripted(200), []),
+        (Scripted(404), []),
+        (Scripted(403), []),
     ],
 )
-def test_B3_realm_bound_to_the_upstream_is_allowed(base_url: str, realm: str) -> None:
-    assert RealmGuard(base_url, auth_hosts=()).allows(realm)
+async def test_challenges_are_asked_for_anonymously_and_believed_for_five_minutes(
+    answer: Scripted, schemes: list[str]
+) -> None:
+    now = 1000.0
+    upstream = ScriptedUpstream(answer)
+    client = client_of(upstream, clock=lambda: now)
+    for later, requests in ((0, 1), (CHALLENGES_SECONDS - 1, 1), (CHALLENGES_SECONDS, 2)):
+        now = 1000.0 + later
+        assert [found.scheme for found in await client.challenges()] == schemes
+        assert len(upstream.asked) == requests
+    assert {(asked.url, asked.authorization) for asked in upstream.asked} == {
+        (f"{BASE_URL}/v2/", None)
+    }
+
+
+async def test_challenges_are_asked_for_once_by_all_who_want_them() -> None:
+    gate = asyncio.Event()
+    answer = refusal()
+    answer.gate = gate
+    upstream = ScriptedUpstream(answer)
+    client = client_of(upstream)
+    first, *others = (spawn(client.challenges(), name="caller") for _ in range(50))
+    await turns()
+    assert len(upstream.asked) == 1
+    first.cancel()
+    gate.set()
+    assert {found[0].scheme for found in await asyncio.gather(*others)} == {"bearer"}
+    assert len(upstream.asked) == 1
 
 
 @pytest.mark.parametrize(
-    ("base_url", "realm"),
+    ("answer", "expected"),
     [
-        # Not encrypted, though the upstream is.
-        (HTTPS, "http://registry.example/token"),
-        (HTTPS, "http://registry.example:443/token"),
-        # Without TLS the port is all that tells two services apart.
-        ("http://registry.example:5000", "http://registry.example/token"),
-        ("http://registry.example:5000", "http://registry.example:5001/token"),
-        ("http://registry.example:5000", "https://registry.example:5000/token"),
-        # Another host, however alike.
-        (HTTPS, "https://auth.example/token"),
-        (HTTPS, "https://auth.registry.example/token"),
-        (HTTPS, "https://registry.example.evil/token"),
-        (HTTPS, "https://evilregistry.example/token"),
-        (HTTPS, "https://registry.example./token"),
-        ("https://a.azurecr.io", "https://b.azurecr.io/oauth2/token"),
-        (HTTPS, "https://auth.docker.io/token"),
-        ("http://docker.io", "http://auth.docker.io/token"),
-        ("http://127.0.0.1:5000", "http://[::ffff:127.0.0.1]:5000/token"),
-        ("http://127.0.0.1:5000", "http://localhost:5000/token"),
-        ("http://127.0.0.1:5000", "http://2130706433:5000/token"),
-        # Not an address that everybody reads alike.
-        (HTTPS, "https://user:pw@registry.example/token"),
-        (HTTPS, "https://user@registry.example/token"),
-        (HTTPS, "https://registry.example@evil.example/token"),
-        (HTTPS, "https://registry.example\\@evil.example/token"),
-        (HTTPS, "https://registry.example/token\\x"),
-        (HTTPS, "https://registry.example#@evil.example/token"),
-        (HTTPS, "https://registry.example/token#x"),
-        (HTTPS, "https://registry.example?@evil.example/token"),
-        (HTTPS, "https://registry.example/to ken"),
-        (HTTPS, "https://registry.example/token\r\nHost: evil.example"),
-        (HTTPS, "https://registry.example/token\n"),
-        (HTTPS, " https://registry.example/token"),
-        (HTTPS, "https://registry.example\t/token"),
-        (HTTPS, "https://registry%2eexample/token"),
-        (HTTPS, "https://registr\u0443.example/token"),
-        (HTTPS, "https://registry.example:99999/token"),
-        (HTTPS, "https://registry.example:0/token"),
-        (HTTPS, "https://registry.example:x/token"),
-        (HTTPS, "https://[registry.example/token"),
-        (HTTPS, "https:///token"),
-        (HTTPS, "https:registry.example/token"),
-        (HTTPS, "//registry.example/token"),
-        (HTTPS, "/token"),
-        (HTTPS, "registry.example/token"),
-        (HTTPS, "file:///etc/passwd"),
-        (HTTPS, "gopher://registry.example/token"),
-        (HTTPS, "ftp://registry.example/token"),
-        (HTTPS, "javascript:alert(1)"),
-        (HTTPS, ""),
+        (Scripted(429, headers=CIMultiDict({"Retry-After": "7"})), TooManyRequests),
+        (Scripted(503), UpstreamUnreachable),
+        (Scripted(508), LoopDetected),
+        (Scripted(500), BadUpstream),
+        (Scripted(502), BadUpstream),
+        (Scripted(504), BadUpstream),
+        (UpstreamUnreachable("no connection"), UpstreamUnreachable),
     ],
 )
-def test_B3_realm_elsewhere_is_refused(base_url: str, realm: str) -> None:
-    assert not RealmGuard(base_url, auth_hosts=()).allows(realm)
+async def test_challenges_that_cannot_be_learnt_are_asked_for_again(
+    answer: Scripted | ProxyError, expected: type[ProxyError]
+) -> None:
+    """What a failing upstream says is no promise: believed, it would lock callers out."""
+    now = 0.0
+    upstream = ScriptedUpstream(answer, refusal())
+    client = client_of(upstream, clock=lambda: now)
+    for now in (0.0, auth.CHALLENGES_FAILED_SECONDS - 0.1):  # whoever comes next must not wait
+        with pytest.raises(expected):
+            await client.challenges()
+        assert len(upstream.asked) == 1, now
+    now = auth.CHALLENGES_FAILED_SECONDS
+    assert [found.scheme for found in await client.challenges()] == ["bearer"]
+    assert len(upstream.asked) == 2
+
+
+async def test_challenges_of_a_silent_upstream_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "CHALLENGES_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(auth, "CHALLENGES_FAILED_SECONDS", 0.0)
+    upstream = ScriptedUpstream(Scripted(gate=asyncio.Event()), Scripted(200))
+    client = client_of(upstream)
+    with pytest.raises(BadUpstream, match="in time"):
+        await client.challenges()
+    assert await client.challenges() == []
+
+
+# accepts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("named", "realm", "allowed"),
+    ("answers", "expected"),
     [
-        ("auth.example", "https://auth.example/token", True),
-        ("auth.example", "https://auth.example:443/token", True),
-        ("AUTH.example", "https://auth.example/token", True),
-        ("auth.example", "http://auth.example/token", False),
-        ("auth.example", "https://auth.example:8443/token", False),
-        ("auth.example:8443", "https://auth.example:8443/token", True),
-        ("auth.example:8443", "https://auth.example/token", False),
-        ("https://auth.example", "https://auth.example/token", True),
-        ("http://auth.example:5001", "http://auth.example:5001/token", True),
-        ("http://auth.example:5001", "https://auth.example:5001/token", False),
-        ("http://auth.example:5001", "http://auth.example:5002/token", False),
-        ("auth.example", "https://user@auth.example/token", False),
-        ("auth.example", "https://sub.auth.example/token", False),
+        ([Scripted(200)], True),
+        ([Scripted(404)], True),
+        ([Scripted(403)], False),
+        ([refusal('Basic realm="x"')], False),
+        ([refusal(), token("t"), Scripted(200)], True),
+        ([refusal(), Scripted(401)], False),
     ],
 )
-def test_B3_auth_hosts_allow_exactly_what_they_name(named: str, realm: str, allowed: bool) -> None:
-    for base_url in (HTTPS, "http://registry.example:5000"):
-        assert RealmGuard(base_url, auth_hosts=[named]).allows(realm) is allowed
+async def test_accepts_is_what_the_upstream_says_to_the_login(
+    answers: list[Scripted], *, expected: bool
+) -> None:
+    upstream = ScriptedUpstream(*answers)
+    assert await client_of(upstream).accepts(ANNA) is expected
+    assert upstream.asked[0].authorization == ANNA.authorization
 
 
-def test_caller_fingerprint_tells_callers_apart_and_holds_no_credential() -> None:
-    values = [None, "Basic YTpi", "basic YTpi", "Basic YTpj", "Bearer YTpi", "Basic YTpi "]
-    prints = [Caller(value).fingerprint for value in values]
-    assert len(set(prints)) == len(values)
-    assert Caller("Basic YTpi").fingerprint == prints[1]
-    assert all(len(found) == 32 for found in prints)
-    assert not any(b"YTpi" in found for found in prints)
+async def test_accepts_does_not_take_a_limit_for_a_refusal() -> None:
+    with pytest.raises(TooManyRequests):
+        await client_of(ScriptedUpstream(Scripted(429))).accepts(ANNA)
 
 
-def test_B5_caller_is_not_printed_with_its_credential() -> None:
-    assert "YTpi" not in repr(Caller("Basic YTpi"))
+# AuthorizedReader --------------------------------------------------------------------------------
+
+
+def reader_of(
+    upstream: ScriptedUpstream, *, own: Caller | None = None, names: Names | None = None
+) -> AuthorizedReader:
+    """A reader with everything but ``secret/**``."""
+    return AuthorizedReader(
+        client_of(upstream), names=names, rules=Rules(deny=["secret/**"]), own=own
+    )
+
+
+async def read(
+    reader: AuthorizedReader, repository: RepositoryName = NAME, caller: Caller = ANNA
+) -> int:
+    """The status of a manifest."""
+    async with reader.open(
+        "GET", repository, "manifests/v1", caller=caller, headers={"Accept": "x"}
+    ) as answer:
+        return answer.status
+
+
+async def test_reader_asks_in_the_upstreams_names_for_reading_alone() -> None:
+    upstream = ScriptedUpstream(refusal(), token("t"), Scripted(200))
+    reader = reader_of(upstream, names=Names("hub", "library"))
+    assert await read(reader, RepositoryName("hub/alpine")) == 200
+    first, exchange, second = upstream.asked
+    assert first.url == second.url == f"{BASE_URL}/v2/library/alpine/manifests/v1"
+    assert "scope=repository%3Alibrary%2Falpine%3Apull" in exchange.url
+    assert first.headers["Accept"] == "x"
+
+
+@pytest.mark.parametrize("caller", [ANNA, ANONYMOUS, Caller("Bearer x")])
+@pytest.mark.parametrize("own", [ANONYMOUS, Caller.account("robot", "canary-r")])
+async def test_B9_reader_with_a_credential_of_its_own_never_sends_the_callers(
+    own: Caller, caller: Caller
+) -> None:
+    upstream = ScriptedUpstream(Scripted(200))
+    assert await read(reader_of(upstream, own=own), caller=caller) == 200
+    assert [asked.authorization for asked in upstream.asked] == [own.authorization]
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("caller", "text"),
     [
-        (None, False),
-        ("", False),
-        ("Basic YTpi", True),
-        ("bAsIc YTpi", True),
-        ("Basic", False),
-        ("BasicYTpi", False),
-        ("Bearer x", False),
+        (ANONYMOUS, "wants a login for team/model"),
+        (ANNA, "refuses this login for team/model"),
+        (Caller("Digest x"), "found 'digest'"),
     ],
 )
-def test_caller_holds_basic(value: str | None, expected: bool) -> None:
-    assert Caller(value).holds_basic is expected
+async def test_reader_refused_asks_for_basic(caller: Caller, text: str) -> None:
+    upstream = ScriptedUpstream(refusal('Basic realm="x"'))
+    with pytest.raises(Unauthorized, match=text) as refused:
+        await read(reader_of(upstream), caller=caller)
+    assert dict(refused.value.headers)["WWW-Authenticate"].startswith("Basic ")
+
+
+async def test_reader_with_a_credential_of_its_own_refused_is_denied() -> None:
+    upstream = ScriptedUpstream(refusal('Basic realm="x"'))
+    with pytest.raises(Denied, match="settings") as refused:
+        await read(reader_of(upstream, own=ANNA))
+    assert refused.value.headers == ()
+
+
+async def test_reader_asks_nobody_for_what_the_settings_close() -> None:
+    upstream = ScriptedUpstream(Scripted(200))
+    names = Names("hub")
+    with pytest.raises(Denied, match="hub/secret/x"):
+        await read(reader_of(upstream, names=names), RepositoryName("hub/secret/x"))
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (403, Denied),
+        (429, TooManyRequests),
+        (500, BadUpstream),
+        (502, BadUpstream),
+        (503, UpstreamUnreachable),
+        (508, LoopDetected),
+    ],
+)
+async def test_reader_says_refusals_in_our_words(status: int, expected: type[ProxyError]) -> None:
+    upstream = ScriptedUpstream(Scripted(status, headers=CIMultiDict({"Retry-After": "7"})))
+    with pytest.raises(expected) as failed:
+        await read(reader_of(upstream))
+    is_busy = status in (429, 503)
+    assert dict(failed.value.headers) == ({"Retry-After": "7"} if is_busy else {})

@@ -1,0 +1,76 @@
+"""From a request to the site it belongs to, the proxy's own login included."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from proxy.content.sites import Site, Sites
+from proxy.errors import BadRequest
+from proxy.facade.forwarding import Forwarding
+from proxy.facade.login import Login
+from proxy.facade.trace import trace_of
+from proxy.upstream.identity import ANONYMOUS, Caller
+
+
+def take_namespace(query: str) -> tuple[str | None, str]:
+    """The raw ``query`` parted into containerd's ``ns`` and the rest, which stays byte for byte.
+
+    Raises:
+        BadRequest: ``ns`` stands twice.
+    """
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    # Also in another spelling (n%73): the upstream would read what was not looked at here.
+    found = [value for name, mark, value in pairs if mark and unquote(name) == "ns"]
+    if len(found) > 1:
+        raise BadRequest("expected the query's 'ns' once, found it twice")
+    if not found:
+        return None, query
+    rest = ("".join(pair) for pair in pairs if not (pair[1] and unquote(pair[0]) == "ns"))
+    return unquote(found[0]).lower(), "&".join(rest)
+
+
+def token_address(upstream: str = "") -> str:
+    """The path of the token endpoint for one upstream, or of the one that chooses by scope."""
+    return f"/-/token/{upstream}".rstrip("/")
+
+
+class Selection:
+    """Chooses sites; ``login`` is None where the settings have no login of the proxy's own."""
+
+    def __init__(self, sites: Sites, *, forwarding: Forwarding, login: Login | None) -> None:
+        self.sites = sites
+        self._forwarding = forwarding
+        self._login = login
+
+    def select(
+        self, request: web.Request, name: str, *, namespace: str | None
+    ) -> tuple[Site, bool]:
+        """As ``Sites.select``, for the host that ``request`` asked."""
+        site, by_namespace = self.sites.select(
+            name, host=self._forwarding.host(request), namespace=namespace
+        )
+        trace_of(request).upstream = site.upstream.name
+        return site, by_namespace
+
+    def sharing(self, request: web.Request, *, namespace: str | None) -> tuple[list[Site], bool]:
+        """As ``Sites.sharing``, for the host that ``request`` asked."""
+        return self.sites.sharing(host=self._forwarding.host(request), namespace=namespace)
+
+    async def admit(self, caller: Caller, site: Site) -> Caller:
+        """Who asks, as far as ``site`` may know.
+
+        The proxy's own login is checked where the site asks for it. An upstream that takes its
+        callers' logins never sees it: clients hold one login for an address, whatever is behind.
+
+        Raises:
+            Unauthorized: with a Basic challenge.
+        """
+        if self._login is None:
+            return caller
+        if site.asks_login:
+            await self._login.check(caller.authorization)
+        elif site.own is None and await self._login.is_ours(caller.authorization):
+            return ANONYMOUS
+        return caller

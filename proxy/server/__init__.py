@@ -1,0 +1,1 @@
+"""The listening socket, and the applications that answer on it one after the other."""
