@@ -6,6 +6,7 @@ Every peer ends with its context, by its own process id. One that is not install
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ DIRECT = "direct"
 NGINX = "nginx"
 NGINX_TUNED = "nginx 256k"
 PRODUCT = "cnai-proxy"
+ONE_UPSTREAM = "cnai-proxy, one upstream"
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -133,6 +135,36 @@ def product(upstream: str, folder: Path) -> Iterator[Peer]:
     """The proxy of this working copy, its access log off as the others'."""
     log = folder / "proxy.log"
     argv = [sys.executable, "-m", "proxy", "serve", "--upstream", upstream, "--port", "0"]
+    with _running(
+        argv, log=log, url=lambda: _logged(log, r"ready on http://(\S+)"), env=_QUIET
+    ) as (pid, url, seconds):
+        yield Peer(PRODUCT, url, pid, seconds)
+
+
+# Twenty ways to choose, and the registry of the bench behind the first.
+ROUTED_PREFIX = "site0"
+
+
+@contextmanager
+def routed(upstream: str, folder: Path) -> Iterator[Peer]:
+    """The proxy before twenty upstreams; only ``ROUTED_PREFIX`` leads to one that is there."""
+    elsewhere = "http://127.0.0.1:9"
+    upstreams = [
+        {
+            "name": f"site{number}",
+            "url": elsewhere if number else upstream,
+            "prefix": f"site{number}",
+            "hosts": [f"site{number}.example"],
+            "namespaces": [f"registry{number}.example"],
+        }
+        for number in range(20)
+    ]
+    folder.mkdir()
+    settings = folder / "settings.yaml"
+    # JSON is YAML.
+    settings.write_text(json.dumps({"listen": {"port": 0}, "upstreams": upstreams}))
+    log = folder / "proxy.log"
+    argv = [sys.executable, "-m", "proxy", "serve", "--config", str(settings)]
     with _running(
         argv, log=log, url=lambda: _logged(log, r"ready on http://(\S+)"), env=_QUIET
     ) as (pid, url, seconds):

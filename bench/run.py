@@ -23,7 +23,18 @@ from typing import NoReturn
 from bench import load, peers
 from bench.load import GIB, MIB, Connection, Content, LoadError
 from bench.measure import Reading, Sample, Spread, Verdict, machine, ratios, sample
-from bench.peers import DIRECT, NGINX, NGINX_TUNED, PRODUCT, STARTERS, Peer, PeerAbsent, Traffic
+from bench.peers import (
+    DIRECT,
+    NGINX,
+    NGINX_TUNED,
+    ONE_UPSTREAM,
+    PRODUCT,
+    ROUTED_PREFIX,
+    STARTERS,
+    Peer,
+    PeerAbsent,
+    Traffic,
+)
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import OCI_MANIFEST, Descriptor
 from tests.build import layer_type, manifest_bytes, tar_header
@@ -315,6 +326,29 @@ def _requests(seeded: Seeded, scale: Scale, plain: tuple[Peer, ...]) -> list[Sce
     ]
 
 
+def _routing(one: Peer, routed: Peer, scale: Scale) -> Scenario:
+    """The same manifest before one upstream, and by a prefix before twenty."""
+    names = {ONE_UPSTREAM: _REPOSITORY, PRODUCT: f"{ROUTED_PREFIX}/{_REPOSITORY}"}
+
+    def by_tag(peer: Peer) -> Reading:
+        return load.requests(
+            peer.url,
+            f"/v2/{names[peer.name]}/manifests/{_TAG}",
+            headers=_ACCEPT,
+            connections=16,
+            seconds=scale.small_seconds,
+        )
+
+    return Scenario(
+        "routing",
+        "manifest by tag, c=16, prefix before 20 upstreams",
+        "req/s",
+        by_tag,
+        (replace(one, name=ONE_UPSTREAM), routed),
+        (cheaper(ONE_UPSTREAM, 1.05),),
+    )
+
+
 def _files(
     seeded: Seeded, plain: tuple[Peer, ...], counted: tuple[Peer, ...], crossed: Traffic
 ) -> list[Scenario]:
@@ -534,9 +568,12 @@ def _run(scale: Scale, only: str | None) -> list[Result]:
         apart = folder / "counted"
         apart.mkdir()
         counted = stack.enter_context(peers.product(relay, apart))
+        routed = stack.enter_context(peers.routed(registry.url, folder / "routed"))
+        one = next(peer for peer in plain if peer.name == PRODUCT)
         scenarios = [
             *_transfers(seeded, scale, tuple(plain)),
             *_requests(seeded, scale, tuple(plain)),
+            _routing(one, routed, scale),
             *_files(
                 seeded,
                 tuple(plain),
@@ -559,8 +596,8 @@ def _run(scale: Scale, only: str | None) -> list[Result]:
         results = []
         for scenario in wanted:
             _note(scenario.title)
-            # Nginx knows no files, so it has no row there.
-            compared = {} if scenario.name.startswith("file") else absent
+            # Nginx knows no files and no prefixes, so it has no row there.
+            compared = {} if scenario.name.startswith(("file", "routing")) else absent
             results.append(_measure(scenario, scale.rounds, compared))
         return results
 
