@@ -8,7 +8,7 @@ Source: distribution-spec v1.1, "Pulling from a mirror" (``ns``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.content.models import Models
@@ -70,8 +70,14 @@ class Sites:
             text: entry for entry in entries for text in entry.namespaces if named[text] == 1
         }
         self._hosts = {text: entry.whole for entry in entries for text in entry.hosts}
-        prefixed = (entry.prefixed for entry in entries if entry.prefixed is not None)
-        self._prefixed = sorted(prefixed, key=lambda site: -len(site.names.prefix))
+        self._prefixed = {
+            entry.prefixed.names.prefix: entry.prefixed
+            for entry in entries
+            if entry.prefixed is not None
+        }
+        # How many segments prefixes have, the longest first.
+        depths = {prefix.count("/") + 1 for prefix in self._prefixed}
+        self._depths = sorted(depths, reverse=True)
         self._default = next((entry.whole for entry in entries if entry.is_default), None)
 
     def named(self, upstream: str) -> Site:
@@ -100,8 +106,9 @@ class Sites:
             return found, True
         if (site := self._of_host(host)) is not None:
             return site, False
-        for site in self._prefixed:
-            if _has_prefix(name, site):
+        for depth in self._depths:
+            *segments, _ = name.split("/", depth)
+            if len(segments) == depth and (site := self._prefixed.get("/".join(segments))):
                 return site, False
         if self._default is None:
             raise NotFound(
@@ -120,12 +127,7 @@ class Sites:
             return [entry.whole], True
         if (site := self._of_host(host)) is not None:
             return [site], False
-        return [*([self._default] if self._default else []), *self._prefixed], False
-
-    @property
-    def upstreams(self) -> Iterable[Upstream]:
-        """Every upstream once."""
-        return (entry.whole.upstream for entry in self._entries.values())
+        return [*([self._default] if self._default else []), *self._prefixed.values()], False
 
     def _of_namespace(self, namespace: str | None) -> Entry | None:
         if namespace is None or not self._reads_namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import assert_never
 from urllib.parse import quote, unquote
 
@@ -130,14 +131,14 @@ class RegistryApi:
         relay = Relay(site, caller, call, target, translation)
         return await self._passthrough.forward(request, relay)
 
-    def _realm(self, request: web.Request, site: Site, namespace: str | None) -> str | None:
+    def _realm(
+        self, request: web.Request, site: Site, namespace: str | None
+    ) -> Callable[[], str] | None:
         """Our token endpoint, where the upstream's would be asked for names it does not know."""
         names = site.names
-        if site.own is not None or not (
-            names.prefix or (names.default_namespace and not namespace)
-        ):
-            return None
-        return f"{self._forwarding.base(request)}{token_address(site.upstream.name)}"
+        if site.own is None and (names.prefix or (names.default_namespace and not namespace)):
+            return lambda: f"{self._forwarding.base(request)}{token_address(site.upstream.name)}"
+        return None
 
     def _catalog_site(self, request: web.Request, namespace: str | None) -> tuple[Site, bool]:
         sites, by_namespace = self._selection.sharing(request, namespace=namespace)

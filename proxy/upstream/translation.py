@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
@@ -30,7 +30,7 @@ class Translation:
     """``client`` and ``upstream`` are the two names of the repository asked for, or both empty.
 
     ``namespace`` is the ``ns`` that chose the upstream; addresses in answers repeat it. ``realm``
-    stands in for that of Bearer challenges, whose scopes then carry the client's names.
+    gives what stands in for that of Bearer challenges, whose scopes then carry the client's names.
     """
 
     base_url: str
@@ -38,7 +38,7 @@ class Translation:
     client: str = ""
     upstream: str = ""
     namespace: str | None = None
-    realm: str | None = None
+    realm: Callable[[], str] | None = None
 
     @property
     def renames(self) -> bool:
@@ -85,7 +85,7 @@ class Translation:
     def _challenge(self, challenge: Challenge) -> Challenge:
         if challenge.scheme != "bearer" or self.realm is None:
             return challenge
-        parameters = {**challenge.parameters, "realm": self.realm}
+        parameters = {**challenge.parameters, "realm": self.realm()}
         if "scope" in parameters:
             scopes = parse_scopes([parameters["scope"]])
             parameters["scope"] = " ".join(str(self._scope(scope)) for scope in scopes)

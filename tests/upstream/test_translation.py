@@ -16,7 +16,7 @@ HUB = Translation(
     names=Names("hub", "library"),
     client="hub/alpine",
     upstream="library/alpine",
-    realm=REALM,
+    realm=lambda: REALM,
 )
 NAMESPACE = Translation(BASE, client="a/b", upstream="a/b", namespace="mirror.example:5000")
 
