@@ -141,18 +141,17 @@ def product(upstream: str, folder: Path) -> Iterator[Peer]:
         yield Peer(PRODUCT, url, pid, seconds)
 
 
-# Twenty ways to choose, and the registry of the bench behind the first.
+# One of twenty ways to choose.
 ROUTED_PREFIX = "site0"
 
 
 @contextmanager
 def routed(upstream: str, folder: Path) -> Iterator[Peer]:
-    """The proxy before twenty upstreams; only ``ROUTED_PREFIX`` leads to one that is there."""
-    elsewhere = "http://127.0.0.1:9"
+    """The proxy before twenty upstreams, which are one registry all."""
     upstreams = [
         {
             "name": f"site{number}",
-            "url": elsewhere if number else upstream,
+            "url": upstream,
             "prefix": f"site{number}",
             "hosts": [f"site{number}.example"],
             "namespaces": [f"registry{number}.example"],

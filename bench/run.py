@@ -60,6 +60,9 @@ _COLUMNS = (
 # A read of tar headers that finds a file may cost this much, the answer's own header included.
 _READ_BYTES = 8 * 1024
 
+# Of the rows of one scenario.
+_ORDER = (ONE_UPSTREAM, *STARTERS)
+
 Samples = Mapping[str, Sequence[Sample]]
 
 
@@ -478,7 +481,7 @@ def _table(results: Sequence[Result]) -> str:
     for result in results:
         scenario = result.scenario
         rows = [*result.samples, *(name for name in result.missing if name not in result.samples)]
-        for name in sorted(rows, key=list(STARTERS).index):
+        for name in sorted(rows, key=_ORDER.index):
             cells = _cells(result, name)
             lines.append(f"| {scenario.title} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
