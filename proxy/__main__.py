@@ -19,9 +19,9 @@ from pathlib import Path
 from aiohttp import http_parser
 
 from proxy import __version__, logs
-from proxy.app import RunningProxy, embedded_registry, serving
 from proxy.demo import run_demo
 from proxy.errors import MalformedArtifact
+from proxy.running import RunningProxy, embedded_registry, serving
 from proxy.server.listener import CannotListen
 from proxy.settings import Settings, SettingsError, UpstreamSettings, load
 

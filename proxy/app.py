@@ -1,20 +1,13 @@
-"""Composition root: opens what the proxy needs, wires it, closes it in the reverse order.
+"""Composition root: opens what one application needs, wires it, closes it in the reverse order.
 
 The only place that names concrete parts; everyone else gets them in the constructor.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -23,8 +16,6 @@ from proxy.content.blobs import Blobs
 from proxy.content.manifests import Manifests
 from proxy.content.models import Models
 from proxy.content.sites import Entry, Site, Sites
-from proxy.embedded.layout import Layout
-from proxy.embedded.registry import build_registry
 from proxy.facade.cnai_api import CnaiApi
 from proxy.facade.forwarding import Forwarding
 from proxy.facade.login import Login
@@ -37,10 +28,7 @@ from proxy.facade.selection import Selection
 from proxy.facade.token_api import TokenApi
 from proxy.facade.trace import request_id_of
 from proxy.metrics import Metrics
-from proxy.server.certificate import CertificateFiles
-from proxy.server.connection import ListenerLimits
-from proxy.server.listener import Listener, listen
-from proxy.settings import Settings, SettingsError, UpstreamSettings
+from proxy.settings import Settings, UpstreamSettings
 from proxy.upstream.auth import AuthorizedClient, AuthorizedReader
 from proxy.upstream.bodies import Timeouts
 from proxy.upstream.client import Upstream, open_upstream
@@ -50,138 +38,6 @@ from proxy.upstream.names import Names, Rules
 from proxy.upstream.realms import RealmGuard
 from proxy.upstream.sessions import TlsPolicy
 from proxy.upstream.tokens import Tokens
-
-logger = logging.getLogger(__name__)
-
-
-class RunningProxy:
-    """The proxy where it listens; its settings can be exchanged while it serves."""
-
-    def __init__(self, listener: Listener, settings: Settings, metrics: Metrics) -> None:
-        """``serving`` makes them."""
-        self._listener = listener
-        self._at_start = settings.listen
-        self._metrics = metrics
-        self._reloading = asyncio.Lock()
-
-    @property
-    def host(self) -> str:
-        """The address it listens on."""
-        return self._listener.host
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return self._listener.port
-
-    @property
-    def url(self) -> str:
-        """The address for people and clients."""
-        return self._listener.url
-
-    async def reload(self, read: Callable[[], Settings]) -> Settings | None:
-        """Serve new connections by the settings that ``read`` gives; one reload at a time.
-
-        Those that stand end with the request they are at. What cannot be read or used changes
-        nothing: it is logged and counted, and the answer is None (row L3).
-        """
-        async with self._reloading:
-            try:
-                settings = await asyncio.to_thread(read)
-                await self._listener.replace(
-                    open_app(settings, self._metrics),
-                    limits=_limits(settings),
-                    certificate=_certificate(settings),
-                )
-            except (SettingsError, OSError) as error:
-                _say_why_not(error)
-            except Exception:  # the last resort: a running proxy goes on
-                logger.exception("reload failed")
-            else:
-                self._say_what_waits_for_a_start(settings)
-                self._metrics.reloaded("done")
-                logger.info("settings reloaded")
-                return settings
-            self._metrics.reloaded("failed")
-            logger.error("settings not reloaded: the ones before stay in effect")
-            return None
-
-    def _say_what_waits_for_a_start(self, settings: Settings) -> None:
-        old, new = self._at_start, settings.listen
-        waiting = {
-            "listen.host": old.host != new.host,
-            "listen.port": old.port != new.port,
-            "listen.tls": (old.tls.cert_file is None) != (new.tls.cert_file is None),
-        }
-        for key in (key for key, differs in waiting.items() if differs):
-            logger.warning("%s: the change waits for the next start; the others are in effect", key)
-
-
-def _say_why_not(error: SettingsError | OSError) -> None:
-    if isinstance(error, SettingsError):
-        faults = error.faults
-    else:  # a file that has changed since it was checked
-        place = f"{error.filename}: " if error.filename else ""
-        faults = [f"{place}{error.strerror or error}"]
-    for fault in faults:
-        logger.error("reload: %s", fault)
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[RunningProxy]:
-    """The proxy, listening until the context ends; on exit it drains.
-
-    Raises:
-        CannotListen: the address or the certificate of the settings cannot be used.
-    """
-    metrics = Metrics()
-    async with listen(
-        open_app(settings, metrics),
-        host=settings.listen.host,
-        port=settings.listen.port,
-        limits=_limits(settings),
-        certificate=_certificate(settings),
-    ) as listener:
-        yield RunningProxy(listener, settings, metrics)
-
-
-def _limits(settings: Settings) -> ListenerLimits:
-    return ListenerLimits(
-        header_seconds=settings.listen.header_seconds,
-        keepalive_seconds=settings.listen.keepalive_seconds,
-        drain_seconds=settings.listen.drain_seconds,
-    )
-
-
-def _certificate(settings: Settings) -> CertificateFiles | None:
-    tls = settings.listen.tls
-    if tls.cert_file is None or tls.key_file is None:
-        return None
-    return CertificateFiles(str(tls.cert_file), str(tls.key_file))
-
-
-@asynccontextmanager
-async def embedded_registry(folder: Path) -> AsyncIterator[tuple[str, Layout]]:
-    """A registry of our own over an OCI layout, on a free loopback port: its address and layout.
-
-    The proxy talks HTTP to it as to any other upstream.
-
-    Raises:
-        MalformedArtifact: the folder holds other things than an OCI layout.
-        OSError: the folder cannot be used, or another process serves it.
-    """
-    async with AsyncExitStack() as stack:
-        layout = await Layout.open(folder)
-        stack.push_async_callback(layout.aclose)
-        listener = await stack.enter_async_context(
-            listen(
-                nullcontext(build_registry(layout)),
-                host="127.0.0.1",
-                port=0,
-                limits=ListenerLimits(),
-            )
-        )
-        yield listener.url, layout
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from proxy.app import RunningProxy, embedded_registry, serving
+from proxy.running import RunningProxy, embedded_registry, serving
 from proxy.samples import Sample, write_samples
 from proxy.settings import Settings
 

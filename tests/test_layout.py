@@ -13,6 +13,7 @@ PROXY = TESTS.parent / "proxy"
 COVERED_BY = {
     "app.py": "flows/test_operations.py",
     "demo.py": "flows/test_operations.py",
+    "running.py": "flows/test_reload.py",
     "content/blobs.py": "flows/test_models.py",
     "content/manifests.py": "flows/test_models.py",
     "content/models.py": "flows/test_models.py",

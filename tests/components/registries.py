@@ -27,7 +27,7 @@ _COMBINED = re.compile(r'"([A-Z]+) (\S+) HTTP/[\d.]+" (\d{3}) \d+ "[^"]*" "([^"]
 
 _EMBEDDED = """\
 import asyncio, pathlib, sys
-from proxy.app import embedded_registry
+from proxy.running import embedded_registry
 
 async def serve():
     async with embedded_registry(pathlib.Path(sys.argv[1])) as (url, _):

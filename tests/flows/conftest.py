@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from proxy.app import serving
+from proxy.running import serving
 from proxy.settings import load
 from tests import faulty_upstream
 from tests.faulty_upstream import FaultyUpstream

@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.app import RunningProxy, serving
 from proxy.facade.client import ClientStalled, client_takes
+from proxy.running import RunningProxy, serving
 from proxy.server.certificate import CertificateFiles, load_context
 from proxy.server.connection import WRITE_BUFFER_BYTES, ListenerLimits
 from proxy.server.listener import CannotListen, listen

@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 
 from proxy.__main__ import main
-from proxy.app import serving
+from proxy.running import serving
 from proxy.settings import load
 from tests.faulty_upstream import OCI_MANIFEST, Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy

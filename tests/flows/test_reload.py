@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy.app import RunningProxy, serving
+from proxy.running import RunningProxy, serving
 from proxy.server.connection import ListenerLimits
 from proxy.server.listener import Listener, listen
 from proxy.settings import Settings, load
@@ -368,9 +368,9 @@ async def test_L3_whatever_fails_the_proxy_goes_on(
     async with serving(settings_for(upstream)) as proxy:
         assert await proxy.reload(read) is None
         assert 'cnai_proxy_reloads_total{result="failed"} 1.0' in await counted(proxy)
-    assert [record.getMessage() for record in caplog.records if record.name == "proxy.app"][-1] == (
-        "settings not reloaded: the ones before stay in effect"
-    )
+    assert [record.getMessage() for record in caplog.records if record.name == "proxy.running"][
+        -1
+    ] == ("settings not reloaded: the ones before stay in effect")
     if isinstance(failure, OSError):
         assert "reload: /run/ca.pem: No such file or directory" in caplog.text
 
@@ -489,7 +489,7 @@ async def test_L3_sighup_reads_the_file_anew(
         running.process.send_signal(signal.SIGHUP)
         await logged(running, "settings not reloaded")
         assert any(
-            f"ERROR proxy.app reload: {file}: upstreams.0.ulr: unknown key" in line
+            f"ERROR proxy.running reload: {file}: upstreams.0.ulr: unknown key" in line
             for line in running.errors
         )
         assert (await running.client.get("/v2/")).status == 200
@@ -497,7 +497,9 @@ async def test_L3_sighup_reads_the_file_anew(
         file.write_text("log: {level: info}\n")
         running.process.send_signal(signal.SIGHUP)
         await logged(running, "settings not reloaded", 2)
-        assert any("ERROR proxy.app reload: upstreams: none is set" in e for e in running.errors)
+        assert any(
+            "ERROR proxy.running reload: upstreams: none is set" in e for e in running.errors
+        )
 
         file.write_text(
             f"upstreams: [{{url: '{other_upstream.url}', name: other}}]\nlog: {{format: json}}\n"

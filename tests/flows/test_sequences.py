@@ -19,10 +19,10 @@ import aiohttp
 import pytest
 import yaml
 
-from proxy.app import serving
 from proxy.oci.challenge import parse_challenges
 from proxy.oci.digest import Digest
 from proxy.oci.scope import parse_scopes
+from proxy.running import serving
 from proxy.settings import load
 from tests.components import content
 from tests.components.content import Artifact

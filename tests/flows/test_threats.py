@@ -19,10 +19,11 @@ import bcrypt
 import pytest
 
 from proxy import __main__ as command_line
-from proxy.app import embedded_registry, open_app
+from proxy.app import open_app
 from proxy.metrics import Metrics
 from proxy.model.additions import ADDITIONS
 from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
+from proxy.running import embedded_registry
 from proxy.settings import load
 from proxy.upstream import client as upstream_client
 from tests import faulty_upstream
