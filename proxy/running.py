@@ -45,6 +45,11 @@ class RunningProxy:
         """The address for people and clients."""
         return self._listener.url
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._listener.connections
+
     async def reload(self, read: Callable[[], Settings]) -> Settings | None:
         """Serve new connections by the settings that ``read`` gives; one reload at a time.
 

@@ -48,7 +48,9 @@ class ListenerLimits:
 class Connection(web.RequestHandler):
     """One client connection, closed when its first request takes too long to arrive (row I2)."""
 
-    __slots__ = ("_header_timer", "_when_gone", "_wire", "cut_reason", "is_finishing")
+    __slots__ = (
+        *("_header_timer", "_is_parting", "_when_gone", "_wire", "cut_reason", "is_finishing"),
+    )
 
     def __init__(
         self,
@@ -76,6 +78,8 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         # Whether the next answer is the last one.
         self.is_finishing = False
+        # Whether it is closed already, but for the client's end.
+        self._is_parting = False
         # Why the proxy itself ended this connection, for the access line of what it cut.
         self.cut_reason: str | None = None
 
@@ -103,6 +107,27 @@ class Connection(web.RequestHandler):
         if self.transport is not None and self.transport.is_closing():
             self.transport = None
         super().force_close()
+        self._part()
+
+    async def start(self) -> None:
+        """Answer requests until one of them is the connection's last."""
+        try:
+            await super().start()
+        finally:
+            self._part()
+
+    def _part(self) -> None:
+        """See to it that a client who is silent from now on keeps no closing connection (TLS)."""
+        if self._wire is not None and not self._is_parting:
+            self._is_parting = True
+            self._loop.call_later(GOODBYE_SECONDS, self._drop_once_taken)
+
+    def _drop_once_taken(self) -> None:
+        if self._wire is not None and unacknowledged(self._wire) > 0:
+            # Bytes of an answer are on their way; how long is the listener's TLS_END_SECONDS.
+            self._loop.call_later(GOODBYE_SECONDS, self._drop_once_taken)
+        else:
+            self.drop()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -160,7 +185,6 @@ class Connection(web.RequestHandler):
         """Close now if no request is being answered."""
         if self._is_idle:
             self.force_close()
-            self._loop.call_later(GOODBYE_SECONDS, self._drop_unless_busy)
 
     def cut(self, reason: str) -> None:
         """End the connection now, whatever is on its way."""
@@ -175,10 +199,6 @@ class Connection(web.RequestHandler):
     @property
     def _is_idle(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
-
-    def _drop_unless_busy(self) -> None:
-        if not self.is_busy:
-            self.drop()
 
     def _drop_if_silent(self) -> None:
         waits = self._request_count == 0 and self._current_request is None

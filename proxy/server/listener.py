@@ -56,6 +56,11 @@ class Listener:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, to whichever application."""
+        return sum(len(each.connections) for each in (*self._retired, self._newest))
+
     async def replace(
         self,
         app: AbstractAsyncContextManager[web.Application],

@@ -18,10 +18,12 @@ import aiohttp
 
 from proxy.errors import BadUpstream, BlobUnknown, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from proxy.metrics import Metrics
+from proxy.tasks import spawn
 from proxy.upstream import failures
 from proxy.upstream.bodies import RequestBody, Timeouts, UpstreamResponse
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.egress import Egress
+from proxy.upstream.headers import OWN_REQUEST
 from proxy.upstream.pauses import Pauses
 from proxy.upstream.redirects import HOPS_LIMIT, RedirectGuard
 from proxy.upstream.sessions import Reach, Route, Sessions, TlsPolicy, open_sessions
@@ -64,6 +66,7 @@ class Upstream:
         self._sessions = sessions
         self._own_prefix = f"{self.base_url}/"
         self._own_route: Route | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._circuit = circuit
         self._pauses = Pauses()
         self._metrics = metrics
@@ -95,15 +98,14 @@ class Upstream:
         """
         url = f"{self.base_url}{target}"
         is_read = method in _REPEATABLE
-        authorization = headers.get("Authorization")
         if is_read:
-            self._refuse_if_paused(method, target, authorization)
+            self._refuse_if_paused(method, target, headers)
         async with self.request(method, url, headers, body, trusted=True) as first:
             if is_read:
                 self._pauses.note(
                     method,
                     target,
-                    authorization,
+                    headers,
                     status=first.status,
                     retry_after=first.headers.get("Retry-After"),
                 )
@@ -195,9 +197,9 @@ class Upstream:
             peer = "the upstream" if is_own else "the upstream's redirect target"
         return self._sessions.route(url, reach=reach, peer=peer)
 
-    def _refuse_if_paused(self, method: str, target: str, authorization: str | None) -> None:
+    def _refuse_if_paused(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         try:
-            self._pauses.check(method, target, authorization)
+            self._pauses.check(method, target, headers)
         except ProxyError:
             self._metrics.upstream_spared(self.name)
             raise
@@ -272,6 +274,11 @@ class Upstream:
         self._circuit.begin()
         try:
             response = await self._once(route, method, url, headers, body)
+        except asyncio.CancelledError:
+            if self._circuit.is_open:
+                # The client left with its turn to try; somebody has to, or nobody ever gets in.
+                self._probing = self._probing or spawn(self._probe(route), name="upstream probe")
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if failures.is_no_connection(error):
                 self._count_failure(failures.translate(error, route.peer).message)
@@ -281,6 +288,23 @@ class Upstream:
         if self._circuit.connected():
             logger.info("upstream reached again upstream=%s", self.name)
         return response
+
+    async def _probe(self, route: Route) -> None:
+        """Ask for nobody whether there is a connection."""
+        try:
+            answer = await self._once(route, "GET", f"{self.base_url}/v2/", OWN_REQUEST, None)
+            answer.close()
+            self._circuit.connected()
+        except (aiohttp.ClientError, TimeoutError, OSError, ProxyError) as error:
+            if failures.is_no_connection(error):
+                self._count_failure(failures.translate(error, route.peer).message)
+        finally:
+            self._probing = None
+
+    def close(self) -> None:
+        """Stop what still runs for nobody."""
+        if self._probing is not None:
+            self._probing.cancel()
 
     def _count_failure(self, reason: str) -> None:
         if self._circuit.failed(reason):
@@ -343,18 +367,22 @@ async def open_upstream(
     """An upstream with its sessions, closed on exit; ``connections`` bounds requests under way."""
     circuit = Circuit()
     async with open_sessions(tls=tls, egress=egress) as sessions:
+        upstream = Upstream(
+            name=name,
+            base_url=base_url,
+            follow_redirects=follow_redirects,
+            timeouts=timeouts,
+            guard=RedirectGuard(base_url, allowed_hosts=redirect_hosts),
+            connections=connections,
+            sessions=sessions,
+            circuit=circuit,
+            metrics=metrics,
+        )
         with metrics.watching_circuit(name, lambda: circuit.is_open):
-            yield Upstream(
-                name=name,
-                base_url=base_url,
-                follow_redirects=follow_redirects,
-                timeouts=timeouts,
-                guard=RedirectGuard(base_url, allowed_hosts=redirect_hosts),
-                connections=connections,
-                sessions=sessions,
-                circuit=circuit,
-                metrics=metrics,
-            )
+            try:
+                yield upstream
+            finally:
+                upstream.close()
 
 
 def _client_timeout(timeouts: Timeouts, read_seconds: float) -> aiohttp.ClientTimeout:

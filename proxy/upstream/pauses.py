@@ -9,16 +9,18 @@ Source: RFC 6585 §4 (429); RFC 9110 §10.2.3 (``Retry-After``), §15.6.4 (503).
 from __future__ import annotations
 
 import email.utils
+import hashlib
+import hmac
 import math
 import re
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cachetools import TLRUCache
 
 from proxy.errors import TooManyRequests, UpstreamUnreachable
-from proxy.upstream.identity import Caller
 
 PAUSES_LIMIT = 10_000
 # Seconds: without a word on it, and the least between two requests for one object.
@@ -28,7 +30,10 @@ LONGEST_SECONDS = 60.0
 # What is further away than this is told as this: the largest number of five digits.
 _TOLD_SECONDS_LIMIT = 99_999.0
 
-_Key = tuple[str, str, bytes]
+# By whom a request is limited: a login, or a client that the upstream does not like. With a login
+# of the settings, or none, all callers have the first in common, but each brings the second.
+_TELLING = ("Authorization", "User-Agent")
+_SECRET = secrets.token_bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,11 @@ class Pauses:
         self._clock = clock
         self._wall_clock = wall_clock
         # Kept for a while behind its end, so that then not all who wait go and ask at once.
-        self._pauses: TLRUCache[_Key, _Pause] = TLRUCache(
+        self._pauses: TLRUCache[bytes, _Pause] = TLRUCache(
             PAUSES_LIMIT, ttu=lambda _key, pause, _now: pause.ends + LONGEST_SECONDS, timer=clock
         )
 
-    def check(self, method: str, target: str, authorization: str | None) -> None:
+    def check(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         """Let a request pass that may go to the upstream now.
 
         Raises:
@@ -69,7 +74,7 @@ class Pauses:
         """
         if not self._pauses:
             return
-        key = _key(method, target, authorization)
+        key = _key(method, target, headers)
         pause = self._pauses.get(key)
         if pause is None:
             return
@@ -79,18 +84,18 @@ class Pauses:
             self._pauses[key] = replace(pause, ends=ends, told=ends)
             return
         seconds = max(1, math.ceil(pause.told - now))
-        headers = (("Retry-After", str(seconds)),)
+        when = (("Retry-After", str(seconds)),)
         if pause.status == 429:
             text = f"the upstream limits requests; it wants to be asked again in {seconds} s"
-            raise TooManyRequests(text, headers=headers)
+            raise TooManyRequests(text, headers=when)
         text = f"the upstream is unavailable; it wants to be asked again in {seconds} s"
-        raise UpstreamUnreachable(text, headers=headers)
+        raise UpstreamUnreachable(text, headers=when)
 
     def note(
         self,
         method: str,
         target: str,
-        authorization: str | None,
+        headers: Mapping[str, str],
         *,
         status: int,
         retry_after: str | None,
@@ -100,11 +105,11 @@ class Pauses:
         if status == 429 or (status == 503 and seconds is not None):
             told = max(seconds or 0.0, SHORTEST_SECONDS)
             now = self._clock()
-            self._pauses[_key(method, target, authorization)] = _Pause(
+            self._pauses[_key(method, target, headers)] = _Pause(
                 status, ends=now + min(told, LONGEST_SECONDS), told=now + told
             )
         elif self._pauses:
-            self._pauses.pop(_key(method, target, authorization), None)
+            self._pauses.pop(_key(method, target, headers), None)
 
     def _seconds(self, retry_after: str | None) -> float | None:
         """Seconds of a ``Retry-After``, None when there is none or it cannot be read."""
@@ -120,5 +125,8 @@ class Pauses:
         return min(max(seconds, 0.0), _TOLD_SECONDS_LIMIT)
 
 
-def _key(method: str, target: str, authorization: str | None) -> _Key:
-    return method, target, Caller(authorization).fingerprint
+def _key(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """What makes two requests the same: short, however long they are, and without a credential."""
+    parts = (method, target, *(headers.get(name) or "" for name in _TELLING))
+    text = "\n".join(parts).encode("utf-8", "surrogateescape")
+    return hmac.digest(_SECRET, text, hashlib.sha256)

@@ -389,6 +389,25 @@ async def test_L6_attempt_whose_client_leaves_is_followed_by_another(circuit: Co
     assert circuit.is_open
 
 
+async def test_L6_try_of_a_client_that_leaves_is_brought_to_its_end(
+    circuit: Counting, upstream: FaultyUpstream
+) -> None:
+    """Else whoever leaves most often keeps the upstream from all others."""
+    upstream.faults = [Fault(match="/v2/slow", delay=30)]
+    async with opened(upstream.url, circuit) as found, asyncio.timeout(10):
+        for _ in range(FAILURES_LIMIT):
+            circuit.failed("refused")
+        circuit.now += OPEN_SECONDS
+        first = asyncio.gather(ask(found, target="/v2/slow"))
+        while not upstream.log:  # noqa: ASYNC110  # nothing to wait for
+            await asyncio.sleep(0.01)
+        first.cancel()
+        while circuit.is_open:  # noqa: ASYNC110  # nothing to wait for
+            await asyncio.sleep(0.01)
+        assert await ask(found) == 200
+    assert [seen.target for seen in upstream.log] == ["/v2/slow", "/v2/", "/v2/"]
+
+
 async def test_connect_timeout_counts_once_and_is_not_tried_again(circuit: Counting) -> None:
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -369,6 +369,28 @@ async def test_L3_replaced_connection_whose_client_says_no_goodbye_ends(
                     await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("asks_for_it", [True, False], ids=["Connection: close", "keep-alive"])
+async def test_I2_closed_connection_whose_client_says_no_goodbye_ends(
+    upstream: FaultyUpstream, issued: Issued, *, asks_for_it: bool
+) -> None:
+    """asyncio alone would wait for the end of TLS as long as for an answer's last bytes."""
+    settings = settings_for(upstream, issued, **{"listen.keepalive_seconds": 0.1})
+    last = b"Connection: close\r\n" if asks_for_it else b""
+    sent = GET % b"/v2/"
+
+    def ask_once(client: ssl.SSLSocket) -> None:
+        client.do_handshake()
+        client.sendall(sent.replace(b"\r\n\r\n", b"\r\n" + last + b"\r\n"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+    async with serving(settings) as proxy:
+        with not_reading((proxy.host, proxy.port)) as client:
+            await asyncio.to_thread(ask_once, client)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while proxy.connections:  # noqa: ASYNC110  # it ends without an event
+                    await asyncio.sleep(0.01)
+
+
 async def test_idle_client_that_says_no_goodbye_does_not_hold_the_stop(
     upstream: FaultyUpstream, issued: Issued
 ) -> None:

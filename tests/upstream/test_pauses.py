@@ -6,7 +6,7 @@ from proxy.errors import ProxyError, TooManyRequests, UpstreamUnreachable
 from proxy.upstream.pauses import LONGEST_SECONDS, PAUSES_LIMIT, Pauses
 
 TARGET = "/v2/a/manifests/v1"
-ANNA = "Basic YW5uYTpz"
+ANNA = {"Authorization": "Basic YW5uYTpz", "User-Agent": "docker"}
 # Sun, 06 Nov 1994 08:49:37 GMT
 UNIX = 784_111_777.0
 
@@ -121,13 +121,15 @@ def test_R11_rest_of_the_time_is_told_even_beyond_our_own_patience(
 
 def test_R11_only_the_same_request_of_the_same_caller_is_held_back(pauses: Pauses) -> None:
     note(pauses, 429, "7")
-    for method, target, authorization in (
+    for method, target, headers in (
         ("HEAD", TARGET, ANNA),
         ("GET", f"{TARGET}x", ANNA),
-        ("GET", TARGET, None),
-        ("GET", TARGET, "Basic YmVydDpz"),
+        ("GET", TARGET, {}),
+        ("GET", TARGET, {**ANNA, "Authorization": "Basic YmVydDpz"}),
+        # What the upstream has against one program must not hold for others of the same login.
+        ("GET", TARGET, {**ANNA, "User-Agent": "evil"}),
     ):
-        pauses.check(method, target, authorization)
+        pauses.check(method, target, headers)
     with pytest.raises(TooManyRequests):
         pauses.check("GET", TARGET, ANNA)
 
