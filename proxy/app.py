@@ -15,6 +15,7 @@ from aiohttp import web
 from proxy.content.blobs import Blobs
 from proxy.content.manifests import Manifests
 from proxy.content.models import Models
+from proxy.content.reader import AuthorizedReader
 from proxy.content.sites import Entry, Site, Sites
 from proxy.facade.cnai_api import CnaiApi
 from proxy.facade.forwarding import Forwarding
@@ -29,7 +30,7 @@ from proxy.facade.token_api import TokenApi
 from proxy.facade.trace import request_id_of
 from proxy.metrics import Metrics
 from proxy.settings import Settings, UpstreamSettings
-from proxy.upstream.auth import AuthorizedClient, AuthorizedReader
+from proxy.upstream.auth import AuthorizedClient
 from proxy.upstream.bodies import Timeouts
 from proxy.upstream.client import Upstream, open_upstream
 from proxy.upstream.egress import Egress
@@ -87,21 +88,22 @@ async def _entry(
     realms = RealmGuard(upstream.base_url, auth_hosts=settings.auth_hosts)
     client = AuthorizedClient(upstream, Tokens(upstream, realms))
     rules = Rules(allow=settings.allow, deny=settings.deny)
-    own, asks_login, takes_writes = None, False, True
-    match settings.credentials:
-        case "caller":
-            pass
-        case "anonymous":
-            own, asks_login = ANONYMOUS, whole.listen.auth is not None
-        case account:
-            own = Caller.account(account.username, account.password_text())
-            asks_login, takes_writes = not account.anonymous, False
+    identity = _identity(settings)
 
     def site(prefix: str) -> Site:
         names = Names(prefix, settings.effective_default_namespace)
-        reader = AuthorizedReader(client, names=names, rules=rules, own=own)
+        reader = AuthorizedReader(client, names=names, rules=rules, identity=identity)
         models = Models(Manifests(reader), Blobs(reader))
-        return Site(upstream, names, rules, client, models, own, asks_login, takes_writes)
+        return Site(
+            upstream=upstream,
+            names=names,
+            rules=rules,
+            client=client,
+            models=models,
+            identity=identity,
+            asks_login=settings.asks_login and whole.listen.auth is not None,
+            takes_writes=settings.account is None,
+        )
 
     return Entry(
         whole=site(""),
@@ -110,6 +112,13 @@ async def _entry(
         namespaces=settings.known_namespaces,
         is_default=settings is whole.default_upstream,
     )
+
+
+def _identity(settings: UpstreamSettings) -> Caller | None:
+    """Who the upstream is asked as, None for the caller."""
+    if settings.account is not None:
+        return Caller.account(settings.account.username, settings.account.password_text())
+    return ANONYMOUS if settings.credentials == "anonymous" else None
 
 
 def _upstream(

@@ -75,10 +75,16 @@ class BlobUploadInvalid(ProxyError):
 
 
 class Unauthorized(ProxyError):
-    """The upstream refuses the caller's credential; ``headers`` carry the challenge."""
+    """No credential, or one that is refused; ``headers`` carry the challenge, if any."""
 
     code = "UNAUTHORIZED"
     status = 401
+
+    @classmethod
+    def asking_basic(cls, text: str) -> Unauthorized:
+        """With the challenge that makes browsers and curl ask for a name and a password."""
+        challenge = 'Basic realm="cnai-proxy", charset="UTF-8"'
+        return cls(text, headers=(("WWW-Authenticate", challenge),))
 
 
 class Denied(ProxyError):

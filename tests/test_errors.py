@@ -6,7 +6,7 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.errors import BlobUnknown, MethodNotAllowed, ProxyError
+from proxy.errors import BlobUnknown, MethodNotAllowed, ProxyError, Unauthorized
 
 # The closed list of the distribution-spec, its 4xx only, and what registries use beside it.
 CODES = {
@@ -61,3 +61,9 @@ def test_method_not_allowed_names_the_methods_in_text_and_header() -> None:
     assert error.status == 405
     assert error.headers == (("Allow", "GET, HEAD"),)
     assert error.message == "expected one of GET, HEAD, found 'PROPFINDPROPFINDPROP'"
+
+
+def test_unauthorized_asks_for_basic_in_utf_8() -> None:
+    error = Unauthorized.asking_basic("log in")
+    assert (error.status, error.message) == (401, "log in")
+    assert error.headers == (("WWW-Authenticate", 'Basic realm="cnai-proxy", charset="UTF-8"'),)

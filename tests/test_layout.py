@@ -26,6 +26,7 @@ COVERED_BY = {
     "facade/responses.py": "flows/test_pull.py",
     "facade/trace.py": "flows/test_operations.py",
     "facade/sending.py": "flows/test_splice.py",
+    "facade/shared_address.py": "flows/test_routing.py",
     "facade/splice.py": "flows/test_splice.py",
     "facade/token_api.py": "flows/test_token_api.py",
     "server/certificate.py": "flows/test_listener_tls.py",

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proxy.content.reader import AuthorizedReader
 from proxy.errors import BadUpstream, BlobUnknown, MalformedArtifact
 from proxy.oci.byterange import ByteRange, parse_content_range
 from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
-from proxy.upstream.auth import AuthorizedReader
 from proxy.upstream.bodies import UpstreamResponse
 from proxy.upstream.identity import Caller
 

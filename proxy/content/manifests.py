@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy.content.reader import AuthorizedReader
 from proxy.errors import BadUpstream, ManifestUnknown, SizeInvalid
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import ACCEPT_MANIFESTS, MANIFEST_BYTES_LIMIT
 from proxy.oci.reference import Reference
-from proxy.upstream.auth import AuthorizedReader
 from proxy.upstream.identity import Caller
 
 

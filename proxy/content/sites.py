@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.content.models import Models
-from proxy.errors import NotFound
+from proxy.content.reader import upstream_name
+from proxy.errors import NotFound, ProxyError
+from proxy.oci.reference import RepositoryName
 from proxy.upstream.auth import AuthorizedClient
 from proxy.upstream.client import Upstream
 from proxy.upstream.identity import Caller
 from proxy.upstream.names import Names, Rules
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """One upstream under one way to write its names.
 
-    ``own`` is the settings' credential (``ANONYMOUS`` for none at all), None where callers bring
-    theirs; ``asks_login`` says that the proxy's own login comes first, ``takes_writes`` that pushes
+    ``identity`` is who the settings say to ask as (an account, or ``ANONYMOUS``), None for the
+    caller; ``asks_login`` says that the proxy's own login comes first, ``takes_writes`` that pushes
     may pass.
     """
 
@@ -33,15 +35,33 @@ class Site:
     rules: Rules
     client: AuthorizedClient
     models: Models
-    own: Caller | None = None
+    identity: Caller | None = None
     asks_login: bool = False
     takes_writes: bool = True
 
-    async def wants_login(self) -> bool:
-        """Whether a caller without a credential is asked for one, for all that can be known."""
-        if self.own is not None:
+    def upstream_name(self, repository: RepositoryName) -> str:
+        """What the upstream calls ``repository``; raises as ``reader.upstream_name`` does."""
+        return upstream_name(repository, names=self.names, rules=self.rules)
+
+    async def may_want_login(self) -> bool:
+        """Whether a caller without a credential is asked for one, also where it is not known.
+
+        An offered login harms nobody, a missing one locks out.
+        """
+        if self.identity is not None:
             return self.asks_login
-        return bool(await self.client.challenges())
+        try:
+            return bool(await self.client.challenges())
+        except ProxyError:
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A site for a request, and the ``ns`` that chose it: None where something else did."""
+
+    site: Site
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +111,8 @@ class Sites:
             raise NotFound("no such upstream")
         return entry.prefixed or entry.whole
 
-    def select(self, name: str, *, host: str, namespace: str | None = None) -> tuple[Site, bool]:
-        """The site for the repository ``name``, and whether ``namespace`` chose it.
+    def select(self, name: str, *, host: str, namespace: str | None = None) -> Choice:
+        """The site for the repository ``name``.
 
         ``host`` is in lower case, with the port if the client wrote one.
 
@@ -103,31 +123,32 @@ class Sites:
             # containerd's override_path writes the prefix too.
             is_prefixed = entry.prefixed is not None and _has_prefix(name, entry.prefixed)
             found = entry.prefixed if is_prefixed and entry.prefixed is not None else entry.whole
-            return found, True
+            return Choice(found, namespace)
         if (site := self._of_host(host)) is not None:
-            return site, False
+            return Choice(site)
         for depth in self._depths:
             *segments, _ = name.split("/", depth)
             if len(segments) == depth and (site := self._prefixed.get("/".join(segments))):
-                return site, False
+                return Choice(site)
         if self._default is None:
             raise NotFound(
                 f"no upstream for {name[:300]!r}: expected a host, a namespace or a prefix of the "
                 "settings"
             )
-        return self._default, False
+        return Choice(self._default)
 
-    def sharing(self, *, host: str, namespace: str | None = None) -> tuple[list[Site], bool]:
-        """All sites at one address, told apart by names alone; whether ``namespace`` chose.
+    def sharing(self, *, host: str, namespace: str | None = None) -> list[Choice]:
+        """All sites at one address, told apart by names alone.
 
         Raises:
             NotFound: an unknown ``namespace``.
         """
         if (entry := self._of_namespace(namespace)) is not None:
-            return [entry.whole], True
+            return [Choice(entry.whole, namespace)]
         if (site := self._of_host(host)) is not None:
-            return [site], False
-        return [*([self._default] if self._default else []), *self._prefixed.values()], False
+            return [Choice(site)]
+        default = [self._default] if self._default else []
+        return [Choice(site) for site in (*default, *self._prefixed.values())]
 
     def _of_namespace(self, namespace: str | None) -> Entry | None:
         if namespace is None or not self._reads_namespace:

@@ -24,7 +24,6 @@ REVALIDATED: Mapping[str, str] = {"Cache-Control": "private, no-cache", "Vary": 
 # Errors, and redirects: their addresses are signed and end soon.
 NOT_STORED: Mapping[str, str] = {"Cache-Control": "no-store"}
 
-_READS = frozenset({"GET", "HEAD"})
 _CONTENT = frozenset({200, 206, 304})
 
 
@@ -34,7 +33,7 @@ def cache_headers(call: endpoint.Endpoint, method: str, status: int) -> Mapping[
     A digest of an unregistered algorithm is no promise that this proxy could hold, so what it names
     is asked for again.
     """
-    if method not in _READS:
+    if method not in endpoint.READS:
         return {}
     if status >= 300 and status != 304:
         return NOT_STORED

@@ -55,7 +55,7 @@ class CnaiApi:
         trace.route = "/cnai/<ref>"
         namespace, _ = take_namespace(query)
         repository = asked.reference.repository.text
-        site, _ = self._selection.select(request, repository, namespace=namespace)
+        site = self._selection.select(request, repository, namespace=namespace).site
         caller = await self._selection.admit(caller_of(request), site)
         models = site.models
         if asked.view == "files":

@@ -11,8 +11,8 @@ from aiohttp import hdrs, web
 
 from proxy.errors import Denied
 from proxy.facade.forwarding import Forwarding
+from proxy.oci.endpoint import WRITES
 
-_WRITES = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 # A neighbour below the same domain is somebody else, too.
 _FOREIGN_SITES = frozenset({"cross-site", "same-site"})
 
@@ -24,7 +24,7 @@ def refuse_foreign_write(request: web.Request, forwarding: Forwarding) -> None:
         Denied: its Origin is not the proxy's own (``null`` is nobody's), or it comes from another
             site.
     """
-    if request.method not in _WRITES:
+    if request.method not in WRITES:
         return
     origins = request.headers.getall(hdrs.ORIGIN, ())
     sites = request.headers.getall("Sec-Fetch-Site", ())

@@ -24,7 +24,6 @@ from cachetools import TTLCache
 from proxy.errors import Unauthorized, UpstreamUnreachable
 from proxy.htpasswd import matches
 from proxy.tasks import spawn
-from proxy.upstream.auth import BASIC_CHALLENGE
 
 REMEMBERED_SECONDS = 60.0
 REMEMBERED_LIMIT = 10_000
@@ -93,7 +92,7 @@ class Login:
             return
         hashed = self._users.get(name.decode("utf-8"))
         if not await self._shared(key, hashed or self._decoy(name), password) or hashed is None:
-            raise _unauthorized("wrong user name or password for this proxy")
+            raise Unauthorized.asking_basic("wrong user name or password for this proxy")
         self._remembered[key] = None
 
     async def is_ours(self, authorization: str | None) -> bool:
@@ -164,20 +163,18 @@ def _credentials(authorization: str | None) -> bytes:
         Unauthorized: there is none, or not one that any client writes.
     """
     if not authorization:
-        raise _unauthorized("the proxy wants a login")
+        raise Unauthorized.asking_basic("the proxy wants a login")
     scheme, _, text = authorization.partition(" ")
     if scheme.lower() != "basic":
-        raise _unauthorized("expected a Basic login for this proxy, found another kind")
+        raise Unauthorized.asking_basic("expected a Basic login for this proxy, found another kind")
     try:
         sent = text.strip(" ").encode("ascii")
         found = base64.b64decode(sent, validate=True)
         found.partition(b":")[0].decode("utf-8")
     except (UnicodeError, binascii.Error) as error:
-        raise _unauthorized("expected base64 of NAME:PASSWORD in UTF-8") from error
+        raise Unauthorized.asking_basic("expected base64 of NAME:PASSWORD in UTF-8") from error
     if base64.b64encode(found) != sent or b":" not in found or _CONTROL.search(found):
-        raise _unauthorized("expected base64 of NAME:PASSWORD without control characters")
+        raise Unauthorized.asking_basic(
+            "expected base64 of NAME:PASSWORD without control characters"
+        )
     return found
-
-
-def _unauthorized(text: str) -> Unauthorized:
-    return Unauthorized(text, headers=BASIC_CHALLENGE)

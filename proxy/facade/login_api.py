@@ -16,7 +16,6 @@ from proxy.facade.client import expect
 from proxy.facade.credentials import authorization_of
 from proxy.facade.login import Login
 from proxy.facade.trace import trace_of
-from proxy.upstream.auth import BASIC_CHALLENGE
 
 PATH = "/cnai/-/login"
 _HOME = "/cnai/"
@@ -42,7 +41,7 @@ class LoginApi:
         trace_of(request).route = PATH
         authorization = authorization_of(request)
         if authorization is None:
-            raise Unauthorized("log in to see more", headers=BASIC_CHALLENGE)
+            raise Unauthorized.asking_basic("log in to see more")
         if self._login is not None:
             await self._login.check(authorization)
         return web.Response(

@@ -15,6 +15,7 @@ from functools import partial
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.content.reader import account_refused
 from proxy.content.sites import Site
 from proxy.errors import BadUpstream, RequestTimeout, Unauthorized
 from proxy.facade.caching import cache_headers
@@ -23,14 +24,10 @@ from proxy.facade.sending import send_answer
 from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
 from proxy.oci.scope import pull_scope
-from proxy.upstream.auth import own_login_refused
 from proxy.upstream.bodies import RequestBody, UpstreamResponse
 from proxy.upstream.headers import for_client, for_upstream
 from proxy.upstream.identity import Caller
 from proxy.upstream.translation import Translation
-
-_BODYLESS = frozenset({"GET", "HEAD"})
-
 
 # A list or an error that carries a name is read whole, to say the client's name instead.
 _LIST_BYTES_LIMIT = 8 * 1024 * 1024
@@ -62,21 +59,23 @@ class Passthrough:
         sent = for_upstream(request.headers)
         sent.popall("Authorization", None)
         body = None
-        if request.method not in _BODYLESS and request.body_exists:
+        if request.method not in endpoint.READS and request.body_exists:
             body = RequestBody(self._received(request, trace_of(request)))
         else:
             # A length without the bytes would make the upstream take the next request for them.
             sent.popall("Content-Length", None)
-        if relay.site.own is None:
+        if relay.site.identity is None:
             async with _opened(request.method, relay, relay.caller, sent, body) as answer:
                 return await self._send(request, relay, answer)
         try:
-            async with _opened_as_own(request.method, relay, relay.site.own, sent, body) as answer:
+            async with _opened_as_identity(
+                request.method, relay, relay.site.identity, sent, body
+            ) as answer:
                 if answer.status == 401:
-                    raise own_login_refused()
+                    raise account_refused()
                 return await self._send(request, relay, answer)
         except Unauthorized as error:
-            raise own_login_refused() from error
+            raise account_refused() from error
 
     async def _send(
         self, request: web.Request, relay: Relay, answer: UpstreamResponse
@@ -142,21 +141,21 @@ def _opened(
     return upstream.open(method, relay.target, headers=sent, body=body, follow=_follows(relay))
 
 
-def _opened_as_own(
+def _opened_as_identity(
     method: str,
     relay: Relay,
-    own: Caller,
+    identity: Caller,
     sent: CIMultiDict[str],
     body: RequestBody | None,
 ) -> AbstractAsyncContextManager[UpstreamResponse]:
-    """The answer to a request as ``own``; a body cannot be sent twice, so it gets no token."""
-    if method not in _BODYLESS:
-        return _opened(method, relay, own, sent, body)
+    """The answer to a request as ``identity``; a body cannot be sent twice, so it gets no token."""
+    if method not in endpoint.READS:
+        return _opened(method, relay, identity, sent, body)
     return relay.site.client.open(
         method,
         relay.target,
         scope=_scope(relay.call, relay.translation.upstream),
-        caller=own,
+        caller=identity,
         headers=sent,
         follow=_follows(relay),
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from aiohttp import web
 
-from proxy.content.sites import Site, Sites
+from proxy.content.sites import Choice, Site, Sites
 from proxy.errors import BadRequest
 from proxy.facade.forwarding import Forwarding
 from proxy.facade.login import Login
 from proxy.facade.trace import trace_of
+from proxy.oci.query import Query
 from proxy.upstream.identity import ANONYMOUS, Caller
 
 
@@ -20,20 +19,13 @@ def take_namespace(query: str) -> tuple[str | None, str]:
     Raises:
         BadRequest: ``ns`` stands twice.
     """
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    # Also in another spelling (n%73): the upstream would read what was not looked at here.
-    found = [value for name, mark, value in pairs if mark and unquote(name) == "ns"]
-    if len(found) > 1:
-        raise BadRequest("expected the query's 'ns' once, found it twice")
+    asked = Query.parse(query)
+    found = asked.values("ns")
     if not found:
         return None, query
-    rest = ("".join(pair) for pair in pairs if not (pair[1] and unquote(pair[0]) == "ns"))
-    return unquote(found[0]).lower(), "&".join(rest)
-
-
-def token_address(upstream: str = "") -> str:
-    """The path of the token endpoint for one upstream, or of the one that chooses by scope."""
-    return f"/-/token/{upstream}".rstrip("/")
+    if len(found) > 1:
+        raise BadRequest("expected the query's 'ns' once, found it twice")
+    return found[0].lower(), str(asked.without("ns"))
 
 
 class Selection:
@@ -44,17 +36,14 @@ class Selection:
         self._forwarding = forwarding
         self._login = login
 
-    def select(
-        self, request: web.Request, name: str, *, namespace: str | None
-    ) -> tuple[Site, bool]:
+    def select(self, request: web.Request, name: str, *, namespace: str | None) -> Choice:
         """As ``Sites.select``, for the host that ``request`` asked."""
-        site, by_namespace = self.sites.select(
-            name, host=self._forwarding.host(request), namespace=namespace
-        )
-        trace_of(request).upstream = site.upstream.name
-        return site, by_namespace
+        host = self._forwarding.host(request)
+        choice = self.sites.select(name, host=host, namespace=namespace)
+        trace_of(request).upstream = choice.site.upstream.name
+        return choice
 
-    def sharing(self, request: web.Request, *, namespace: str | None) -> tuple[list[Site], bool]:
+    def sharing(self, request: web.Request, *, namespace: str | None) -> list[Choice]:
         """As ``Sites.sharing``, for the host that ``request`` asked."""
         return self.sites.sharing(host=self._forwarding.host(request), namespace=namespace)
 
@@ -71,6 +60,6 @@ class Selection:
             return caller
         if site.asks_login:
             await self._login.check(caller.authorization)
-        elif site.own is None and await self._login.is_ours(caller.authorization):
+        elif site.identity is None and await self._login.is_ours(caller.authorization):
             return ANONYMOUS
         return caller

@@ -16,13 +16,14 @@ from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import hdrs, web
 
+from proxy.content.reader import upstream_name
 from proxy.content.sites import Site
 from proxy.errors import (
     BadRequest,
     BadUpstream,
+    Denied,
     NameInvalid,
     NotFound,
-    ProxyError,
     RequestTimeout,
     SizeInvalid,
     Unauthorized,
@@ -32,12 +33,12 @@ from proxy.facade.credentials import caller_of
 from proxy.facade.cross_site import refuse_foreign_write
 from proxy.facade.forwarding import Forwarding
 from proxy.facade.responses import CONTENT_SAFETY, NO_SNIFFING
-from proxy.facade.selection import Selection, token_address
+from proxy.facade.selection import Selection
+from proxy.facade.token_address import token_address
 from proxy.facade.trace import trace_of
 from proxy.oci.challenge import Challenge
 from proxy.oci.reference import RepositoryName
 from proxy.oci.scope import REPOSITORY, Scope, parse_scopes
-from proxy.upstream.auth import BASIC_CHALLENGE
 from proxy.upstream.identity import ANONYMOUS, Caller
 from proxy.upstream.names import Names
 from proxy.upstream.tokens import TokenAnswer
@@ -104,7 +105,7 @@ class TokenApi:
 
     async def _answer(self, request: web.Request, site: Site, asked: _Asked) -> web.StreamResponse:
         caller = await self._selection.admit(asked.caller, site)
-        if site.own is not None:
+        if site.identity is not None:
             return _own_token(caller if site.asks_login else ANONYMOUS)
         if caller != asked.caller:  # the proxy's own login, which is nobody's there
             asked = replace(asked, caller=caller, fields=(), is_form=False)
@@ -116,7 +117,7 @@ class TokenApi:
         if bearer is not None:
             return _relay(await self._forward(request, site, bearer, asked))
         if asked.caller.authorization is not None and not await site.client.accepts(asked.caller):
-            raise Unauthorized("the registry refuses this login", headers=BASIC_CHALLENGE)
+            raise Unauthorized.asking_basic("the registry refuses this login")
         return _own_token(asked.caller)
 
     async def _forward(
@@ -149,7 +150,7 @@ class TokenApi:
     ) -> Names | None:
         """How the name in ``scope`` is written, None for another upstream's."""
         try:
-            found, _ = self._selection.select(request, scope.name, namespace=None)
+            found = self._selection.select(request, scope.name, namespace=None).site
         except NotFound:
             found = None
         if found is not None and found.upstream is site.upstream:
@@ -166,9 +167,9 @@ class TokenApi:
         # With a mount there are two: the one that is written to decides.
         wanted.sort(key=lambda scope: "push" not in scope.actions)
         if wanted:
-            return self._selection.select(request, wanted[0].name, namespace=None)[0]
-        sites, _ = self._selection.sharing(request, namespace=None)
-        wants = await asyncio.gather(*(_wants_login(site) for site in sites))
+            return self._selection.select(request, wanted[0].name, namespace=None).site
+        sites = [choice.site for choice in self._selection.sharing(request, namespace=None)]
+        wants = await asyncio.gather(*(site.may_want_login() for site in sites))
         found = {
             site.upstream.name: site for site, wanted in zip(sites, wants, strict=True) if wanted
         }
@@ -227,17 +228,11 @@ def _mapped(scope: Scope, site: Site, names: Names | None) -> Scope | None:
     if names is None:
         return None
     try:
-        name = names.to_upstream(RepositoryName.parse(scope.name)).text
-    except (NameInvalid, NotFound):
+        repository = RepositoryName.parse(scope.name)
+        name = upstream_name(repository, names=names, rules=site.rules)
+    except (NameInvalid, NotFound, Denied):
         return None
-    return Scope(scope.kind, name, scope.actions) if site.rules.permit(name) else None
-
-
-async def _wants_login(site: Site) -> bool:
-    try:
-        return await site.wants_login()
-    except ProxyError:
-        return True  # it is not known: two of them, and nobody is asked
+    return Scope(scope.kind, name, scope.actions)
 
 
 def _own_token(caller: Caller) -> web.Response:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from aiohttp import web
+
+from proxy.oci import endpoint
+from proxy.oci.digest import Digest
 
 
 @dataclass(slots=True)
@@ -30,6 +34,33 @@ class Trace:
     # Why it went wrong, in words for the operator.
     failure: str | None = None
 
+    def describe(self, call: endpoint.Endpoint) -> None:
+        """Note what is asked for below ``/v2/``."""
+        match call:
+            case endpoint.Ping():
+                self.route = "/v2/"
+            case endpoint.Catalog():
+                self.route = "/v2/_catalog"
+            case endpoint.Manifest(repository, reference):
+                self.route = "/v2/<name>/manifests/<reference>"
+                self.repository, self.reference = repository.text, _short(reference)
+            case endpoint.Blob(repository, digest):
+                self.route = "/v2/<name>/blobs/<digest>"
+                self.repository, self.reference = repository.text, _short(digest)
+            case endpoint.Upload(repository, _):
+                self.route = "/v2/<name>/blobs/uploads/<session>"
+                self.repository = repository.text
+            case endpoint.Tags(repository):
+                self.route = "/v2/<name>/tags/list"
+                self.repository = repository.text
+            case endpoint.Referrers(repository, digest):
+                self.route = "/v2/<name>/referrers/<digest>"
+                self.repository, self.reference = repository.text, _short(digest)
+            case endpoint.Other():
+                self.route = "/v2/<other>"
+            case _:
+                assert_never(call)
+
 
 _KEY: web.RequestKey[Trace] = web.RequestKey("trace", Trace)
 
@@ -48,3 +79,7 @@ def request_id_of(request: web.Request) -> str | None:
     """The request's id; None where aiohttp answered before any handler could."""
     trace = request.get(_KEY)
     return trace.request_id if trace is not None else None
+
+
+def _short(reference: object) -> str:
+    return reference.short if isinstance(reference, Digest) else str(reference)[:140]

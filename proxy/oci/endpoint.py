@@ -28,6 +28,10 @@ _VERB = re.compile(
 )
 _TAG = re.compile(TAG)
 
+# The methods of the specification: those that change nothing, and those that do.
+READS = ("GET", "HEAD")
+WRITES = ("DELETE", "PATCH", "POST", "PUT")
+
 
 @dataclass(frozen=True, slots=True)
 class Ping:

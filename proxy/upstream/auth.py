@@ -16,17 +16,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from multidict import CIMultiDict
 
-from proxy.errors import BadUpstream, Denied, ProxyError, Unauthorized
+from proxy.errors import BadUpstream, ProxyError, Unauthorized
 from proxy.oci.challenge import Challenge, Token, parse_challenges
-from proxy.oci.reference import RepositoryName
-from proxy.oci.scope import pull_scope
 from proxy.tasks import spawn
 from proxy.upstream.bodies import UpstreamResponse
 from proxy.upstream.client import Upstream
+from proxy.upstream.failures import refuse_busy
 from proxy.upstream.headers import OWN_REQUEST
 from proxy.upstream.identity import Caller
-from proxy.upstream.names import Names, Rules
-from proxy.upstream.tokens import Tokens, refuse_busy
+from proxy.upstream.tokens import Tokens
 
 # For how long it is believed what login the upstream wants at all.
 CHALLENGES_SECONDS = 300.0
@@ -34,8 +32,6 @@ CHALLENGES_SECONDS = 300.0
 CHALLENGES_FAILED_SECONDS = 5.0
 # How long anybody waits to learn it.
 CHALLENGES_PATIENCE_SECONDS = 5.0
-
-BASIC_CHALLENGE = (("WWW-Authenticate", 'Basic realm="cnai-proxy", charset="UTF-8"'),)
 
 
 class AuthorizedClient:
@@ -160,94 +156,3 @@ class AuthorizedClient:
         return await stack.enter_async_context(
             self._upstream.open(method, target, headers=sent, follow=follow)
         )
-
-
-class AuthorizedReader:
-    """Reads for ``/cnai/``: repositories in the client's names, refusals in our words.
-
-    ``own`` is the settings' credential for this upstream; None asks as the caller.
-    """
-
-    def __init__(
-        self,
-        client: AuthorizedClient,
-        *,
-        names: Names | None = None,
-        rules: Rules | None = None,
-        own: Caller | None = None,
-    ) -> None:
-        self._client = client
-        self._names = names or Names()
-        self._rules = rules or Rules()
-        self._own = own
-
-    @asynccontextmanager
-    async def open(
-        self,
-        method: str,
-        repository: RepositoryName,
-        path: str,
-        *,
-        caller: Caller,
-        headers: Mapping[str, str],
-    ) -> AsyncIterator[UpstreamResponse]:
-        """Ask for ``/v2/<repository>/<path>`` and hand over any answer but 401, 403 and 429.
-
-        Raises:
-            Unauthorized: the upstream refuses this caller; the answer asks for Basic.
-            Denied: the upstream knows the caller and says no, or the settings do.
-            TooManyRequests: with the upstream's ``Retry-After``.
-            BadUpstream: the challenge's realm is not bound to the upstream, or a 5xx answer.
-            UpstreamUnreachable: the upstream itself answered 503.
-            LoopDetected: the upstream answered 508.
-        """
-        name = self._names.to_upstream(repository).text
-        if not self._rules.permit(name):
-            raise settings_deny(repository)
-        async with AsyncExitStack() as stack:
-            try:
-                answer = await stack.enter_async_context(
-                    self._client.open(
-                        method,
-                        f"/v2/{name}/{path}",
-                        scope=pull_scope(name),
-                        caller=caller if self._own is None else self._own,
-                        headers={**headers, **OWN_REQUEST},
-                        follow=True,
-                    )
-                )
-            except Unauthorized as error:
-                if self._own is not None:
-                    raise own_login_refused() from error
-                raise _unauthorized(caller, repository) from error
-            _refuse(answer, repository)
-            yield answer
-
-
-def settings_deny(repository: RepositoryName) -> Denied:
-    """The answer where ``allow`` and ``deny`` close a repository."""
-    return Denied(f"the proxy's settings deny access to {repository}")
-
-
-def own_login_refused() -> Denied:
-    """The answer where the upstream refuses the settings' credential: no caller can mend that."""
-    return Denied("the upstream refuses the login that the proxy's settings have for it")
-
-
-def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:
-    if answer.status == 403:
-        raise Denied(f"the upstream denies access to {repository}")
-    refuse_busy(answer.status, answer.headers.get("Retry-After"), who="the upstream")
-    if answer.status >= 500:
-        raise BadUpstream(f"the upstream failed with status {answer.status}")
-
-
-def _unauthorized(caller: Caller, repository: RepositoryName) -> Unauthorized:
-    scheme = (caller.authorization or "").partition(" ")[0].lower()
-    if not scheme:
-        text = f"the registry wants a login for {repository}"
-    elif scheme in ("basic", "bearer"):
-        text = f"the registry refuses this login for {repository}"
-    else:
-        text = f"expected a Basic or Bearer login for {repository}, found {scheme[:20]!r}"
-    return Unauthorized(text, headers=BASIC_CHALLENGE)

@@ -18,6 +18,7 @@ import aiohttp
 
 from proxy.errors import BadUpstream, BlobUnknown, ProxyError, UpstreamTimeout, UpstreamUnreachable
 from proxy.metrics import Metrics
+from proxy.oci.endpoint import READS
 from proxy.tasks import spawn
 from proxy.upstream import failures
 from proxy.upstream.bodies import RequestBody, Timeouts, UpstreamResponse
@@ -32,7 +33,6 @@ from proxy.upstream.timing import add_time
 logger = logging.getLogger(__name__)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_REPEATABLE = frozenset({"GET", "HEAD"})
 # What may follow a redirect to another origin: no credential, nothing that names the caller.
 _CROSS_ORIGIN = ("Range", "If-Range", "Accept-Encoding", "User-Agent")
 # Within how many seconds, at random, a read whose connection failed is tried again, and once more.
@@ -97,7 +97,7 @@ class Upstream:
             RequestTimeout: the client stopped sending ``body``.
         """
         url = f"{self.base_url}{target}"
-        is_read = method in _REPEATABLE
+        is_read = method in READS
         if is_read:
             self._refuse_if_paused(method, target, headers)
         async with self.request(method, url, headers, body, trusted=True) as first:
@@ -242,7 +242,7 @@ class Upstream:
         counts: bool,
     ) -> aiohttp.ClientResponse:
         """Send it, reads again where that is harmless; ``counts``: the circuit is to know."""
-        is_read = method in _REPEATABLE and body is None
+        is_read = method in READS and body is None
         may_resend = is_read
         waits = list(_RETRY_WITHIN_SECONDS) if is_read else []
         while True:
@@ -320,7 +320,7 @@ class Upstream:
         headers: Mapping[str, str],
         body: RequestBody | None,
     ) -> aiohttp.ClientResponse:
-        is_read = method in _REPEATABLE
+        is_read = method in READS
         times = self._timeouts
         seconds = times.response_seconds if is_read else times.upload_response_seconds
         async with asyncio.timeout(seconds) as deadline:

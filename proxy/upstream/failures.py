@@ -6,13 +6,22 @@ Each says which end failed and, where an operator can mend it, what to look at.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
 
 import aiohttp
 
-from proxy.errors import BadUpstream, ProxyError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import (
+    BadUpstream,
+    LoopDetected,
+    ProxyError,
+    TooManyRequests,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.upstream.headers import LOOP
 from proxy.upstream.redirects import AddressNotAllowed
 
 PROXY_LOGIN = (
@@ -109,6 +118,26 @@ def translate(error: Exception, peer: Peer = Peer()) -> ProxyError:
             return BadUpstream(f"{peer.name}'s connection failed: {os.strerror(error.errno)}")
         case _:
             return BadUpstream(f"{peer.name}'s connection failed: {type(error).__name__}")
+
+
+def refuse_busy(status: int, retry_after: str | None, *, who: str) -> None:
+    """Raise for an answer that says "not now": 429, 503, 508."""
+    value = header_text(retry_after)
+    headers = () if value is None else (("Retry-After", value),)
+    match status:
+        case 429:
+            raise TooManyRequests(f"{who} limits requests", headers=headers)
+        case 503:
+            raise UpstreamUnreachable(f"{who} is unavailable", headers=headers)
+        case 508:
+            raise LoopDetected(LOOP)
+        case _:
+            pass
+
+
+def header_text(value: str | None) -> str | None:
+    """``value`` where it is one that a header may hold, in ASCII."""
+    return value if value is not None and re.fullmatch(r"[\x20-\x7e]+", value) else None
 
 
 def is_no_connection(error: Exception) -> bool:

@@ -7,19 +7,19 @@ Source: distribution's "Token Authentication Specification".
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from cachetools import TLRUCache
 
-from proxy.errors import BadUpstream, LoopDetected, TooManyRequests, UpstreamUnreachable
+from proxy.errors import BadUpstream
 from proxy.oci.challenge import TOKEN_ANSWER_LIMIT, Challenge, Token, parse_token, token_query
 from proxy.tasks import spawn
 from proxy.upstream.bodies import RequestBody, UpstreamResponse
 from proxy.upstream.client import Upstream
-from proxy.upstream.headers import LOOP, OWN_REQUEST
+from proxy.upstream.failures import header_text, refuse_busy
+from proxy.upstream.headers import OWN_REQUEST
 from proxy.upstream.identity import Caller
 from proxy.upstream.realms import RealmGuard
 
@@ -164,21 +164,6 @@ class Tokens:
         return token
 
 
-def refuse_busy(status: int, retry_after: str | None, *, who: str) -> None:
-    """Raise for an answer that says "not now": 429, 503, 508."""
-    value = _plain(retry_after)
-    headers = () if value is None else (("Retry-After", value),)
-    match status:
-        case 429:
-            raise TooManyRequests(f"{who} limits requests", headers=headers)
-        case 503:
-            raise UpstreamUnreachable(f"{who} is unavailable", headers=headers)
-        case 508:
-            raise LoopDetected(LOOP)
-        case _:
-            pass
-
-
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
@@ -192,11 +177,6 @@ async def _read(answer: UpstreamResponse) -> TokenAnswer:
     return TokenAnswer(
         status=answer.status,
         body=body,
-        media_type=_plain(answer.headers.get("Content-Type")) or "application/json",
-        retry_after=_plain(answer.headers.get("Retry-After")),
+        media_type=header_text(answer.headers.get("Content-Type")) or "application/json",
+        retry_after=header_text(answer.headers.get("Retry-After")),
     )
-
-
-def _plain(value: str | None) -> str | None:
-    """``value`` where it is one that a header may hold, in ASCII."""
-    return value if value is not None and re.fullmatch(r"[\x20-\x7e]+", value) else None

@@ -11,17 +11,17 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from proxy.errors import BadUpstream
 from proxy.oci.challenge import Challenge, parse_challenges
+from proxy.oci.query import Query
 from proxy.oci.scope import REPOSITORY, Scope, parse_scopes
 from proxy.upstream.addresses import local_address
 from proxy.upstream.names import Names, Rules
 
 _LINK_TARGET = re.compile(r"<([^>]*)>")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//|/?\\")
-_LAST = re.compile(r"(?<=[?&]last=)[^&]*")
 _CATALOG = "/v2/_catalog"
 
 
@@ -60,10 +60,9 @@ class Translation:
         if not path.startswith("/v2/"):
             base = urlsplit(self.base_url)
             return f"{base.scheme}://{base.netloc}{value}" if value.startswith("/") else value
-        address = f"{self._path(path)}{mark}{query}"
         if path == _CATALOG and self.names.prefix:
-            address = _LAST.sub(lambda match: quote(self._name(unquote(match[0]))), address)
-        return self._repeating_namespace(address)
+            query = _with_last(query, self._name)
+        return self._repeating_namespace(f"{self._path(path)}{mark}{query}")
 
     def link(self, value: str) -> str | None:
         """A ``Link`` header for the client, None for one that leads to another origin (row C9)."""
@@ -165,11 +164,14 @@ class Translation:
 
 def upstream_query(query: str, names: Names) -> str:
     """The query of a catalogue request with ``last`` in the upstream's form."""
-    last = _LAST.search(f"?{query}")
-    if not names.prefix or last is None:
-        return query
-    name = unquote(last[0])
-    return _LAST.sub(quote(name.removeprefix(f"{names.prefix}/")), f"?{query}")[1:]
+    prefix = f"{names.prefix}/"
+    return _with_last(query, lambda name: name.removeprefix(prefix)) if names.prefix else query
+
+
+def _with_last(query: str, renamed: Callable[[str], str]) -> str:
+    asked = Query.parse(query)
+    found = asked.values("last")
+    return str(asked.replacing("last", renamed(found[0]))) if found else query
 
 
 def _object(body: bytes, what: str) -> Mapping[str, object]:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pytest
 
 from proxy.content.models import Models
 from proxy.content.sites import Entry, Site, Sites
-from proxy.errors import NotFound
+from proxy.errors import NotFound, ProxyError, UpstreamUnreachable
+from proxy.oci.challenge import Challenge
 from proxy.upstream.auth import AuthorizedClient
 from proxy.upstream.client import Upstream
+from proxy.upstream.identity import ANONYMOUS
 from proxy.upstream.names import Names, Rules
 
 
@@ -33,7 +35,7 @@ def entry(
     def site(names: Names) -> Site:
         nothing = object()
         client, models = cast("AuthorizedClient", nothing), cast("Models", nothing)
-        return Site(upstream, names, Rules(), client, models)
+        return Site(upstream=upstream, names=names, rules=Rules(), client=client, models=models)
 
     return Entry(
         whole=site(Names()),
@@ -87,8 +89,9 @@ def test_select_table(
     *,
     by_namespace: bool,
 ) -> None:
-    site, chosen = SITES.select(name, host=host, namespace=namespace)
-    assert (site.upstream.name, site.names.prefix, chosen) == (upstream, prefix, by_namespace)
+    choice = SITES.select(name, host=host, namespace=namespace)
+    assert (choice.site.upstream.name, choice.site.names.prefix) == (upstream, prefix)
+    assert choice.namespace == (namespace if by_namespace else None)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +115,11 @@ def test_namespace_is_not_looked_at_where_it_is_not_read() -> None:
     sites = Sites(
         [entry("only", is_default=True, namespaces=("registry.example",))], reads_namespace=False
     )
-    site, chosen = sites.select("model", host="", namespace="docker.io")
-    assert (site.upstream.name, chosen) == ("only", False)
+    choice = sites.select("model", host="", namespace="docker.io")
+    assert (choice.site.upstream.name, choice.namespace) == ("only", None)
     # Its own name is no guess: the answer may say that it was honoured.
-    assert sites.select("model", host="", namespace="registry.example")[1]
+    named = sites.select("model", host="", namespace="registry.example")
+    assert named.namespace == "registry.example"
 
 
 def test_namespace_of_two_upstreams_chooses_neither() -> None:
@@ -131,7 +135,9 @@ def test_namespace_of_two_upstreams_chooses_neither() -> None:
 
 def test_sharing_lists_what_only_names_tell_apart() -> None:
     def names(host: str, namespace: str | None = None) -> list[str]:
-        return [site.upstream.name for site in SITES.sharing(host=host, namespace=namespace)[0]]
+        choices = SITES.sharing(host=host, namespace=namespace)
+        assert {choice.namespace for choice in choices} == {namespace}
+        return [choice.site.upstream.name for choice in choices]
 
     assert names("proxy.example") == ["default", "hub", "deep"]
     assert names("hub.example") == ["hub"]
@@ -143,3 +149,30 @@ def test_named_is_the_site_with_the_prefix() -> None:
     assert SITES.named("default").names.prefix == ""
     with pytest.raises(NotFound):
         SITES.named("nobody")
+
+
+class Asked:
+    """An upstream's client that was asked what login it wants."""
+
+    def __init__(self, outcome: list[Challenge] | ProxyError) -> None:
+        self._outcome = outcome
+
+    async def challenges(self) -> list[Challenge]:
+        if isinstance(self._outcome, ProxyError):
+            raise self._outcome
+        return self._outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [([], False), ([Challenge("basic", {})], True), (UpstreamUnreachable("no connection"), True)],
+)
+async def test_may_want_login_where_it_is_not_known_too(
+    outcome: list[Challenge] | ProxyError, *, expected: bool
+) -> None:
+    client = cast("AuthorizedClient", Asked(outcome))
+    as_caller = replace(entry("any").whole, client=client)
+    assert await as_caller.may_want_login() is expected
+    for asks_login in (False, True):
+        as_itself = replace(as_caller, identity=ANONYMOUS, asks_login=asks_login)
+        assert await as_itself.may_want_login() is asks_login

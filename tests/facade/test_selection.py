@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import BadRequest
-from proxy.facade.selection import take_namespace, token_address
+from proxy.facade.selection import take_namespace
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ from proxy.facade.selection import take_namespace, token_address
         # Whoever reads it decoded reads the same one.
         ("n%73=docker.io", "docker.io", ""),
         ("%6E%73=docker.io&a", "docker.io", "a"),
+        ("a=%7E;ns=docker.io;b", "docker.io", "a=%7E;b"),
         # Not it: other names, other cases, no value.
         ("columns=2&dns=x&NS=y", None, "columns=2&dns=x&NS=y"),
         ("ns&a", None, "ns&a"),
@@ -34,13 +35,8 @@ def test_take_namespace_parts_the_query(query: str, namespace: str | None, rest:
 
 
 @pytest.mark.parametrize(
-    "query", ["ns=a&ns=b", "ns=a&ns=a", "ns=a&x&n%73=b", "%6es=a&ns=", "ns=&ns="]
+    "query", ["ns=a&ns=b", "ns=a&ns=a", "ns=a&x&n%73=b", "%6es=a&ns=", "ns=&ns=", "ns=a;ns=b"]
 )
 def test_C2_two_namespaces_are_400(query: str) -> None:
     with pytest.raises(BadRequest, match="once"):
         take_namespace(query)
-
-
-def test_token_address_of_all_and_of_one() -> None:
-    assert token_address() == "/-/token"
-    assert token_address("hub") == "/-/token/hub"

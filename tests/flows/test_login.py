@@ -15,7 +15,8 @@ from proxy.errors import BadUpstream, Unauthorized
 from proxy.metrics import Metrics
 from proxy.oci.manifest import OCI_MANIFEST
 from proxy.oci.reference import RepositoryName
-from proxy.upstream.auth import AuthorizedClient, AuthorizedReader
+from proxy.content.reader import AuthorizedReader
+from proxy.upstream.auth import AuthorizedClient
 from proxy.upstream.bodies import Timeouts
 from proxy.upstream.client import open_upstream
 from proxy.upstream.egress import Egress

@@ -8,25 +8,21 @@ from multidict import CIMultiDict
 
 from proxy.errors import (
     BadUpstream,
-    Denied,
     LoopDetected,
     ProxyError,
     TooManyRequests,
     Unauthorized,
     UpstreamUnreachable,
 )
-from proxy.oci.reference import RepositoryName
 from proxy.tasks import spawn
 from proxy.upstream import auth
-from proxy.upstream.auth import CHALLENGES_SECONDS, AuthorizedClient, AuthorizedReader
+from proxy.upstream.auth import CHALLENGES_SECONDS, AuthorizedClient
 from proxy.upstream.identity import ANONYMOUS, Caller
-from proxy.upstream.names import Names, Rules
 from proxy.upstream.realms import RealmGuard
 from proxy.upstream.tokens import Tokens
 from tests.upstream.scripted import BASE_URL, REALM, Scripted, ScriptedUpstream, refusal, turns
 
 ANNA = Caller.account("anna", "canary-a")
-NAME = RepositoryName("team/model")
 
 
 def token(value: str) -> Scripted:
@@ -208,94 +204,3 @@ async def test_accepts_is_what_the_upstream_says_to_the_login(
 async def test_accepts_does_not_take_a_limit_for_a_refusal() -> None:
     with pytest.raises(TooManyRequests):
         await client_of(ScriptedUpstream(Scripted(429))).accepts(ANNA)
-
-
-# AuthorizedReader --------------------------------------------------------------------------------
-
-
-def reader_of(
-    upstream: ScriptedUpstream, *, own: Caller | None = None, names: Names | None = None
-) -> AuthorizedReader:
-    """A reader with everything but ``secret/**``."""
-    return AuthorizedReader(
-        client_of(upstream), names=names, rules=Rules(deny=["secret/**"]), own=own
-    )
-
-
-async def read(
-    reader: AuthorizedReader, repository: RepositoryName = NAME, caller: Caller = ANNA
-) -> int:
-    """The status of a manifest."""
-    async with reader.open(
-        "GET", repository, "manifests/v1", caller=caller, headers={"Accept": "x"}
-    ) as answer:
-        return answer.status
-
-
-async def test_reader_asks_in_the_upstreams_names_for_reading_alone() -> None:
-    upstream = ScriptedUpstream(refusal(), token("t"), Scripted(200))
-    reader = reader_of(upstream, names=Names("hub", "library"))
-    assert await read(reader, RepositoryName("hub/alpine")) == 200
-    first, exchange, second = upstream.asked
-    assert first.url == second.url == f"{BASE_URL}/v2/library/alpine/manifests/v1"
-    assert "scope=repository%3Alibrary%2Falpine%3Apull" in exchange.url
-    assert first.headers["Accept"] == "x"
-
-
-@pytest.mark.parametrize("caller", [ANNA, ANONYMOUS, Caller("Bearer x")])
-@pytest.mark.parametrize("own", [ANONYMOUS, Caller.account("robot", "canary-r")])
-async def test_B9_reader_with_a_credential_of_its_own_never_sends_the_callers(
-    own: Caller, caller: Caller
-) -> None:
-    upstream = ScriptedUpstream(Scripted(200))
-    assert await read(reader_of(upstream, own=own), caller=caller) == 200
-    assert [asked.authorization for asked in upstream.asked] == [own.authorization]
-
-
-@pytest.mark.parametrize(
-    ("caller", "text"),
-    [
-        (ANONYMOUS, "wants a login for team/model"),
-        (ANNA, "refuses this login for team/model"),
-        (Caller("Digest x"), "found 'digest'"),
-    ],
-)
-async def test_reader_refused_asks_for_basic(caller: Caller, text: str) -> None:
-    upstream = ScriptedUpstream(refusal('Basic realm="x"'))
-    with pytest.raises(Unauthorized, match=text) as refused:
-        await read(reader_of(upstream), caller=caller)
-    assert dict(refused.value.headers)["WWW-Authenticate"].startswith("Basic ")
-
-
-async def test_reader_with_a_credential_of_its_own_refused_is_denied() -> None:
-    upstream = ScriptedUpstream(refusal('Basic realm="x"'))
-    with pytest.raises(Denied, match="settings") as refused:
-        await read(reader_of(upstream, own=ANNA))
-    assert refused.value.headers == ()
-
-
-async def test_reader_asks_nobody_for_what_the_settings_close() -> None:
-    upstream = ScriptedUpstream(Scripted(200))
-    names = Names("hub")
-    with pytest.raises(Denied, match="hub/secret/x"):
-        await read(reader_of(upstream, names=names), RepositoryName("hub/secret/x"))
-    assert upstream.asked == []
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (403, Denied),
-        (429, TooManyRequests),
-        (500, BadUpstream),
-        (502, BadUpstream),
-        (503, UpstreamUnreachable),
-        (508, LoopDetected),
-    ],
-)
-async def test_reader_says_refusals_in_our_words(status: int, expected: type[ProxyError]) -> None:
-    upstream = ScriptedUpstream(Scripted(status, headers=CIMultiDict({"Retry-After": "7"})))
-    with pytest.raises(expected) as failed:
-        await read(reader_of(upstream))
-    is_busy = status in (429, 503)
-    assert dict(failed.value.headers) == ({"Retry-After": "7"} if is_busy else {})

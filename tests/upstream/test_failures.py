@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 
@@ -11,8 +12,16 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.errors import BadUpstream, ProxyError, UpstreamTimeout, UpstreamUnreachable
-from proxy.upstream.failures import Peer, is_no_connection, may_pass, translate
+from proxy.errors import (
+    BadUpstream,
+    LoopDetected,
+    ProxyError,
+    TooManyRequests,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.upstream.failures import Peer, is_no_connection, may_pass, refuse_busy, translate
+from proxy.upstream.headers import LOOP
 from proxy.upstream.redirects import AddressNotAllowed
 
 SECRET_HOST = "s3cr3t.example"
@@ -182,3 +191,26 @@ def test_refusal_of_the_http_proxy_is_no_failed_connection() -> None:
     assert not is_no_connection(tunnel_error(407))
     assert is_no_connection(tunnel_error(503))
     assert is_no_connection(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "text"),
+    [
+        (429, TooManyRequests, "X limits requests"),
+        (503, UpstreamUnreachable, "X is unavailable"),
+        (508, LoopDetected, LOOP),
+    ],
+)
+@pytest.mark.parametrize("retry_after", [None, "7", "a\udcffb", "7\r\nx: y", ""])
+def test_refuse_busy_says_when_to_come_again_where_a_header_may(
+    retry_after: str | None, status: int, expected: type[ProxyError], text: str
+) -> None:
+    with pytest.raises(expected, match=re.escape(text)) as refused:
+        refuse_busy(status, retry_after, who="X")
+    is_told = retry_after == "7" and status != 508
+    assert dict(refused.value.headers) == ({"Retry-After": "7"} if is_told else {})
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 500, 502, 504])
+def test_refuse_busy_lets_every_other_answer_pass(status: int) -> None:
+    refuse_busy(status, "7", who="X")

@@ -40,6 +40,7 @@ NAMESPACE = Translation(BASE, client="a/b", upstream="a/b", namespace="mirror.ex
         (HUB, "/v2/library/alpine2/manifests/v1", "/v2/hub/library/alpine2/manifests/v1"),
         (HUB, "/v2/", "/v2/"),
         (HUB, "/v2/_catalog?n=1&last=team%2Fx", "/v2/_catalog?n=1&last=hub/team/x"),
+        (HUB, "/v2/_catalog?n=%31;l%61st=x", "/v2/_catalog?n=%31;last=hub/x"),
         (NAMESPACE, "/v2/a/b/tags/list?n=1", "/v2/a/b/tags/list?n=1&ns=mirror.example:5000"),
         (NAMESPACE, "/v2/a/b/x", "/v2/a/b/x?ns=mirror.example:5000"),
         (NAMESPACE, "https://cdn.example/x", "https://cdn.example/x"),
@@ -150,6 +151,7 @@ def test_error_body_without_the_name_stays_byte_for_byte(body: bytes) -> None:
     [
         ("n=1&last=hub%2Fteam%2Fx", "n=1&last=team/x"),
         ("last=team/x", "last=team/x"),
+        ("l%61st=hub/x;n=%31", "last=x;n=%31"),
         ("n=1", "n=1"),
         ("", ""),
         ("blast=hub/x", "blast=hub/x"),
