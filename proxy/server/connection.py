@@ -31,6 +31,8 @@ LINGERING_SECONDS = 2.0
 READ_BUFFER_BYTES = 128 * 1024
 # Bytes of an answer held for a slow reader behind TLS, where asyncio would hold 512 KiB.
 WRITE_BUFFER_BYTES = 64 * 1024
+# aiohttp's words for the first bytes of a TLS handshake.
+_TLS_HELLO = "HTTPS traffic on an HTTP port"
 # What a client that is asked to end TLS gets where nothing is on its way to it any more: one that
 # keeps its connection in a pool does not look at it and never answers.
 GOODBYE_SECONDS = 2.0
@@ -150,7 +152,7 @@ class Connection(web.RequestHandler):
         The parser's own text is neither sent nor logged: it quotes the client's header.
         """
         if isinstance(exc, HttpProcessingError):
-            logger.info("malformed request client=%s error=%s", request.remote, type(exc).__name__)
+            _log_malformed(exc, request.remote)
             response = error_response(BadRequest(_explain(exc)))
         else:
             logger.error("request failed outside a handler", exc_info=exc)
@@ -214,6 +216,16 @@ async def announce_end(request: web.Request, response: web.StreamResponse) -> No
     if isinstance(request.protocol, Connection) and request.protocol.is_finishing:
         response.headers[hdrs.CONNECTION] = "close"
         response.force_close()
+
+
+def _log_malformed(error: HttpProcessingError, client: str | None) -> None:
+    if _TLS_HELLO in error.message:
+        # docker tries TLS before plain HTTP where it may do both, each time.
+        level = logging.DEBUG if client in ("127.0.0.1", "::1") else logging.INFO
+        text = "a client began TLS, but this listener speaks plain HTTP: see listen.tls client=%s"
+        logger.log(level, text, client)
+    else:
+        logger.info("malformed request client=%s error=%s", client, type(error).__name__)
 
 
 def _explain(error: HttpProcessingError) -> str:

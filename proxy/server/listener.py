@@ -207,4 +207,6 @@ async def _bind(
             text = f"listen.host: {host!r} is no address and no name this machine knows"
         else:
             text = f"listen.host, listen.port: {host}:{port}: {os.strerror(error.errno or 0)}"
+            if error.errno == errno.EACCES:
+                text += "; ports below 1024 want root or CAP_NET_BIND_SERVICE"
         raise CannotListen(text) from error

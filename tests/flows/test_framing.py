@@ -380,3 +380,12 @@ async def test_unknown_expectations_break_no_route(
     )
     assert statuses(received) == [status]
     assert caplog.records == []
+
+
+async def test_tls_on_a_plain_listener_is_said_in_so_many_words(
+    proxy: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="proxy.server")
+    answer = await proxy.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40))
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert "a client began TLS, but this listener speaks plain HTTP: see listen.tls" in caplog.text

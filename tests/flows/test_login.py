@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from proxy import __version__
+from proxy.content.reader import AuthorizedReader
 from proxy.errors import BadUpstream, Unauthorized
 from proxy.metrics import Metrics
 from proxy.oci.manifest import OCI_MANIFEST
 from proxy.oci.reference import RepositoryName
-from proxy.content.reader import AuthorizedReader
 from proxy.upstream.auth import AuthorizedClient
 from proxy.upstream.bodies import Timeouts
 from proxy.upstream.client import open_upstream
