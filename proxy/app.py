@@ -87,6 +87,7 @@ async def _entry(
     upstream = await stack.enter_async_context(_upstream(settings, metrics))
     realms = RealmGuard(upstream.base_url, auth_hosts=settings.auth_hosts)
     client = AuthorizedClient(upstream, Tokens(upstream, realms))
+    stack.callback(client.close)
     rules = Rules(allow=settings.allow, deny=settings.deny)
     identity = _identity(settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,6 +15,8 @@ from proxy.upstream.failures import refuse_busy
 from proxy.upstream.headers import OWN_REQUEST
 from proxy.upstream.identity import Caller
 from proxy.upstream.names import Names, Rules
+
+logger = logging.getLogger(__name__)
 
 
 class AuthorizedReader:
@@ -71,7 +74,7 @@ class AuthorizedReader:
                 )
             except Unauthorized as error:
                 if self._identity is not None:
-                    raise account_refused() from error
+                    raise account_refused(self._identity) from error
                 raise _unauthorized(caller, repository) from error
             _refuse(answer, repository)
             yield answer
@@ -95,12 +98,21 @@ def settings_deny(repository: RepositoryName) -> Denied:
     return Denied(f"the proxy's settings deny access to {repository}")
 
 
-def account_refused() -> Denied:
-    """The answer where the upstream refuses the settings' account, or anonymous callers.
+def account_refused(identity: Caller) -> Denied:
+    """The answer where the upstream refuses whom the settings say to ask as.
 
     No caller can mend that, so nobody is asked for a login.
     """
-    return Denied("the upstream refuses the login that the proxy's settings have for it")
+    if identity.authorization is None:
+        return Denied(
+            "the upstream wants a login here, and upstreams[].credentials is anonymous: none is "
+            "sent"
+        )
+    logger.warning(
+        "the upstream refuses the account of upstreams[].credentials: is its password right, and "
+        "may it read this? a new password counts after SIGHUP"
+    )
+    return Denied("the upstream refuses the account that the proxy's settings have for it")
 
 
 def _refuse(answer: UpstreamResponse, repository: RepositoryName) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from proxy.content.sites import Site
 from proxy.errors import BadUpstream, RequestTimeout, Unauthorized
 from proxy.facade.caching import cache_headers
 from proxy.facade.client import close_if_said
-from proxy.facade.sending import send_answer
+from proxy.facade.sending import SMALL_BYTES, send_answer
 from proxy.facade.trace import Trace, trace_of
 from proxy.oci import endpoint
 from proxy.oci.scope import pull_scope
@@ -29,8 +29,11 @@ from proxy.upstream.headers import for_client, for_upstream
 from proxy.upstream.identity import Caller
 from proxy.upstream.translation import Translation
 
-# A list or an error that carries a name is read whole, to say the client's name instead.
-_LIST_BYTES_LIMIT = 8 * 1024 * 1024
+# A list that carries names is read whole, to say the client's instead: a page of 30,000 tags. An
+# error of more than a small body's size passes as it is.
+_LIST_BYTES_LIMIT = 4 * 1024 * 1024
+# Lists of more than a small body's size that are held at the same time, by all clients together.
+_LISTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Passthrough:
     def __init__(self, *, body_seconds: float, write_seconds: float) -> None:
         self._body_seconds = body_seconds
         self._write_seconds = write_seconds
+        self._lists = asyncio.Semaphore(_LISTS_AT_ONCE)
 
     async def forward(self, request: web.Request, relay: Relay) -> web.StreamResponse:
         """Send ``request`` where ``relay`` says and stream the answer back."""
@@ -64,6 +68,7 @@ class Passthrough:
         else:
             # A length without the bytes would make the upstream take the next request for them.
             sent.popall("Content-Length", None)
+        _make_plain(request.method, relay, sent)
         if relay.site.identity is None:
             async with _opened(request.method, relay, relay.caller, sent, body) as answer:
                 return await self._send(request, relay, answer)
@@ -72,10 +77,10 @@ class Passthrough:
                 request.method, relay, relay.site.identity, sent, body
             ) as answer:
                 if answer.status == 401:
-                    raise account_refused()
+                    raise account_refused(relay.site.identity)
                 return await self._send(request, relay, answer)
         except Unauthorized as error:
-            raise account_refused() from error
+            raise account_refused(relay.site.identity) from error
 
     async def _send(
         self, request: web.Request, relay: Relay, answer: UpstreamResponse
@@ -95,7 +100,7 @@ class Passthrough:
         if answer.status == 416 and isinstance(call, endpoint.Blob):
             return self._unsatisfiable(answer, headers)
         if (rename := _renaming(relay, answer)) is not None:
-            return await _send_renamed(request, answer, headers, rename)
+            return await self._send_renamed(request, answer, headers, rename)
         return await send_answer(
             request,
             answer,
@@ -103,6 +108,28 @@ class Passthrough:
             headers=headers,
             write_seconds=self._write_seconds,
         )
+
+    async def _send_renamed(
+        self,
+        request: web.Request,
+        answer: UpstreamResponse,
+        headers: CIMultiDict[str],
+        rename: Callable[[bytes], bytes],
+    ) -> web.Response:
+        headers.popall("Content-Length", None)
+        if request.method == "HEAD":
+            return web.Response(status=answer.status, headers=headers)
+        is_small = answer.content_length is not None and answer.content_length <= SMALL_BYTES
+        async with nullcontext() if is_small else self._lists:
+            body = await answer.read(_LIST_BYTES_LIMIT)
+            if body is None:
+                raise BadUpstream(
+                    f"expected at most {_LIST_BYTES_LIMIT} bytes from the upstream, found more"
+                )
+            body = rename(body)
+        response = web.Response(status=answer.status, headers=headers, body=body)
+        close_if_said(response)
+        return response
 
     @staticmethod
     def _unsatisfiable(answer: UpstreamResponse, headers: CIMultiDict[str]) -> web.Response:
@@ -125,6 +152,18 @@ class Passthrough:
                 return
             trace.received_bytes += len(chunk)
             yield chunk
+
+
+def _make_plain(method: str, relay: Relay, sent: CIMultiDict[str]) -> None:
+    """Take from a request's headers what would let it ask for more than was looked at."""
+    match relay.call:
+        case endpoint.Upload() if method == "POST" and "Content-Type" in sent:
+            # distribution reads mount and from out of a form, too; only the query was checked.
+            sent["Content-Type"] = "application/octet-stream"
+        case endpoint.Tags() | endpoint.Catalog() if method in endpoint.READS:
+            # A part of a list is none, and would be told with the upstream's names.
+            sent.popall("Range", None)
+            sent.popall("If-Range", None)
 
 
 def _opened(
@@ -176,31 +215,14 @@ def _scope(call: endpoint.Endpoint, repository: str) -> str:
 def _renaming(relay: Relay, answer: UpstreamResponse) -> Callable[[bytes], bytes] | None:
     """What to do to the answer's body so that it carries the client's names; None for nothing."""
     translation, rules = relay.translation, relay.site.rules
-    if answer.status == 200:
+    if answer.status < 300:
         match relay.call:
             case endpoint.Tags() if translation.renames:
                 return translation.tags
             case endpoint.Catalog() if translation.renames or not rules.are_open:
                 return partial(translation.catalog, rules=rules)
         return None
-    is_json = "json" in answer.headers.get("Content-Type", "")
-    return translation.errors if answer.status >= 400 and translation.renames and is_json else None
-
-
-async def _send_renamed(
-    request: web.Request,
-    answer: UpstreamResponse,
-    headers: CIMultiDict[str],
-    rename: Callable[[bytes], bytes],
-) -> web.Response:
-    headers.popall("Content-Length", None)
-    if request.method == "HEAD":
-        return web.Response(status=answer.status, headers=headers)
-    body = await answer.read(_LIST_BYTES_LIMIT)
-    if body is None:
-        raise BadUpstream(
-            f"expected at most {_LIST_BYTES_LIMIT} bytes from the upstream, found more"
-        )
-    response = web.Response(status=answer.status, headers=headers, body=rename(body))
-    close_if_said(response)
-    return response
+    length = answer.content_length
+    is_error = answer.status >= 400 and "json" in answer.headers.get("Content-Type", "")
+    is_small = length is not None and length <= SMALL_BYTES
+    return translation.errors if is_error and is_small and translation.renames else None

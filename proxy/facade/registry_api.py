@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aiohttp import hdrs, web
 
 from proxy.content.sites import Choice
-from proxy.errors import Denied, MethodNotAllowed, NotFound
+from proxy.errors import Denied, MethodNotAllowed, NotFound, ProxyError
 from proxy.facade.client import expect
 from proxy.facade.credentials import caller_of
 from proxy.facade.cross_site import refuse_foreign_write
@@ -72,11 +72,16 @@ class RegistryApi:
             repository = _repository(call)
             name = repository.text if repository is not None else path.removeprefix("/v2/")
             choice = self._selection.select(request, name, namespace=namespace)
-        return await self._forward(request, choice, call, path, query)
+        try:
+            return await self._forward(request, choice, call, path, query)
+        except ProxyError as error:
+            if choice.namespace is not None:
+                error.headers += (("OCI-Namespace", choice.namespace),)
+            raise
 
     def _check_write(self, request: web.Request) -> None:
         if self._readonly:
-            raise MethodNotAllowed.of(", ".join(READS), request.method)
+            raise _no_writes("this proxy is read-only (listen.readonly): no pushes, no deletes")
         refuse_foreign_write(request, self._forwarding)
 
     async def _forward(
@@ -90,7 +95,10 @@ class RegistryApi:
         site = choice.site
         caller = await self._selection.admit(caller_of(request), site)
         if request.method in WRITES and not site.takes_writes:
-            raise MethodNotAllowed.of(", ".join(READS), request.method)
+            raise _no_writes(
+                "this upstream is read with an account of the proxy's (upstreams[].credentials): "
+                "push to the registry itself"
+            )
         repository = _repository(call)
         client, upstream = "", ""
         if repository is not None:
@@ -129,6 +137,10 @@ class RegistryApi:
         if site.identity is None and (names.prefix or is_library):
             return lambda: f"{self._forwarding.base(request)}{token_address(site.upstream.name)}"
         return None
+
+
+def _no_writes(text: str) -> MethodNotAllowed:
+    return MethodNotAllowed(text, headers=(("Allow", ", ".join(READS)),))
 
 
 def _repository(call: endpoint.Endpoint) -> RepositoryName | None:

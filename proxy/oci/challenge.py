@@ -15,6 +15,8 @@ from urllib.parse import urlencode
 from proxy.errors import BadUpstream
 
 TOKEN_ANSWER_LIMIT = 64 * 1024
+# Of a token that is kept; those of large clouds have some thousand bytes.
+TOKEN_LIMIT = 16 * 1024
 # What holds for a token without "expires_in", or with less: the specification's default.
 TOKEN_SECONDS_DEFAULT = 60
 TOKEN_SECONDS_LIMIT = 3600
@@ -109,6 +111,8 @@ def parse_token(body: bytes) -> Token:
     value = answer.get("token") or answer.get("access_token")
     if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
         raise BadUpstream("expected a token in the token service's answer, found none")
+    if len(value) > TOKEN_LIMIT:
+        raise BadUpstream(f"expected a token of at most {TOKEN_LIMIT} bytes, found {len(value)}")
     seconds = answer.get("expires_in")
     if type(seconds) is not int or seconds < TOKEN_SECONDS_DEFAULT:
         seconds = TOKEN_SECONDS_DEFAULT

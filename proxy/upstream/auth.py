@@ -47,8 +47,8 @@ class AuthorizedClient:
         self._upstream = upstream
         self.tokens = tokens
         self._clock = clock
-        # What was learnt last, an answer or a failure, and until when that is believed.
-        self._challenges: list[Challenge] | ProxyError = []
+        # What was learnt last, else why nothing was, and until when that is believed.
+        self._challenges: list[Challenge] | ProxyError | None = None
         self._challenges_until = -math.inf
         self._asking: asyncio.Task[None] | None = None
 
@@ -100,7 +100,7 @@ class AuthorizedClient:
             await asyncio.shield(self._asking)
         if isinstance(self._challenges, ProxyError):
             raise self._challenges
-        return self._challenges
+        return self._challenges or []
 
     def _asked(self, _: asyncio.Task[None]) -> None:
         self._asking = None
@@ -109,14 +109,19 @@ class AuthorizedClient:
         try:
             self._challenges, seconds = await self._wanted(), CHALLENGES_SECONDS
         except ProxyError as error:
-            self._challenges, seconds = error, CHALLENGES_FAILED_SECONDS
+            seconds = CHALLENGES_FAILED_SECONDS
+            if not isinstance(self._challenges, list):  # else what was known stays known
+                self._challenges = error
         self._challenges_until = self._clock() + seconds
 
     async def _wanted(self) -> list[Challenge]:
+        url = f"{self._upstream.base_url}/v2/"
         try:
             async with (
                 asyncio.timeout(CHALLENGES_PATIENCE_SECONDS),
-                self._upstream.open("GET", "/v2/", headers=OWN_REQUEST, follow=False) as answer,
+                # Not by ``open``: what some anonymous caller has spoilt for others of its kind must
+                # not hold for those with a login.
+                self._upstream.request("GET", url, OWN_REQUEST, trusted=True) as answer,
             ):
                 refuse_busy(answer.status, answer.headers.get("Retry-After"), who="the upstream")
                 if answer.status >= 500:
@@ -127,6 +132,12 @@ class AuthorizedClient:
                 return parse_challenges(answer.headers.getall("WWW-Authenticate", ()))
         except TimeoutError as error:
             raise BadUpstream("the upstream did not say in time what login it wants") from error
+
+    def close(self) -> None:
+        """Stop what is under way for nobody or for several."""
+        self.tokens.close()
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def accepts(self, caller: Caller) -> bool:
         """Whether the upstream takes this login at ``/v2/``."""

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
 import aiohttp
 
@@ -162,7 +162,8 @@ class Upstream:
         route = self._route(url, is_own=is_own, trusted=trusted)
         if is_own:
             self._refuse_if_open()
-        async with self._slot():
+        # A token service elsewhere takes none of the registry's connections: Tokens counts its own.
+        async with nullcontext() if trusted and not is_own else self._slot():
             started = time.monotonic()
             try:
                 response = await self._send(route, method, url, headers, body, counts=is_own)
@@ -286,7 +287,7 @@ class Upstream:
                 self._circuit.connected()
             raise
         if self._circuit.connected():
-            logger.info("upstream reached again upstream=%s", self.name)
+            logger.warning("upstream reached again upstream=%s", self.name)
         return response
 
     async def _probe(self, route: Route) -> None:

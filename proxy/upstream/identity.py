@@ -17,7 +17,7 @@ import secrets
 from dataclasses import dataclass, field
 
 _SECRET = secrets.token_bytes(32)
-_OWN_TOKEN = re.compile(r"Bearer cnai-proxy\.([A-Za-z0-9_-]*)", re.IGNORECASE)
+_OWN_TOKEN = re.compile(r"Bearer +cnai-proxy\.(.*)", re.IGNORECASE)
 # A secret of huggingface.co; no registry's business.
 _HUB_TOKEN = re.compile(r"(?:[a-z]+ +)?hf_", re.IGNORECASE)
 _BASIC = re.compile(r"Basic [\x21-\x7e]+", re.IGNORECASE)
@@ -64,6 +64,8 @@ ANONYMOUS = Caller(None)
 
 
 def _unwrap(text: str) -> str | None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", text):
+        return None  # none that we gave, and no registry's either
     try:
         value = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
     except (binascii.Error, UnicodeDecodeError):

@@ -7,6 +7,7 @@ Source: distribution's "Token Authentication Specification".
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cachetools import TLRUCache
 from proxy.errors import BadUpstream
 from proxy.oci.challenge import TOKEN_ANSWER_LIMIT, Challenge, Token, parse_token, token_query
 from proxy.tasks import spawn
+from proxy.upstream.addresses import origin_of
 from proxy.upstream.bodies import RequestBody, UpstreamResponse
 from proxy.upstream.client import Upstream
 from proxy.upstream.failures import header_text, refuse_busy
@@ -26,8 +28,18 @@ from proxy.upstream.realms import RealmGuard
 # For one exchange, connection and answer together.
 EXCHANGE_SECONDS = 10.0
 TOKENS_LIMIT = 10_000
+# Exchanges under way for one upstream, whatever its connections.
+EXCHANGES_AT_ONCE = 16
 # A token is used for this part of its life, so that it does not end inside a transfer's start.
 _TOKEN_LIFE = 0.8
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One exchange under way, and how many requests wait for it."""
+
+    task: asyncio.Task[Token | None]
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,9 @@ class Tokens:
             ttu=lambda _key, token, now: now + token.seconds * _TOKEN_LIFE,
             timer=clock,
         )
-        self._exchanges: dict[tuple[bytes, str], asyncio.Task[Token | None]] = {}
+        self._exchanges: dict[tuple[bytes, str], _Exchange] = {}
+        # Of their own: a token service that hangs must not use up the registry's connections.
+        self._turns = asyncio.Semaphore(EXCHANGES_AT_ONCE)
 
     def held(self, caller: Caller, scope: str) -> Token | None:
         """A token bought before, where it is still good."""
@@ -95,10 +109,21 @@ class Tokens:
         self._held.pop(key, None)
         exchange = self._exchanges.get(key)
         if exchange is None:
-            exchange = spawn(self._exchange(caller, scope, bearer), name="token exchange")
-            self._exchanges[key] = exchange
-            exchange.add_done_callback(lambda _: self._exchanges.pop(key, None))
-        return await asyncio.shield(exchange)
+            task = spawn(self._exchange(caller, scope, bearer), name="token exchange")
+            exchange = self._exchanges[key] = _Exchange(task)
+            task.add_done_callback(lambda _: self._exchanges.pop(key, None))
+        exchange.waiting += 1
+        try:
+            return await asyncio.shield(exchange.task)
+        finally:
+            exchange.waiting -= 1
+            if not exchange.waiting:  # all of them left
+                exchange.task.cancel()
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        for exchange in self._exchanges.values():
+            exchange.task.cancel()
 
     def bearer(self, challenges: Sequence[Challenge]) -> Challenge | None:
         """The Bearer challenge whose realm may be asked, None where there is no Bearer at all.
@@ -112,9 +137,10 @@ class Tokens:
         for entry in bearers:
             if self._realms.allows(entry.parameters.get("realm", "")):
                 return entry
+        where = _origin_text(bearers[0].parameters.get("realm", ""))
         raise BadUpstream(
-            "realm not allowed: the upstream's token service is neither on its own host nor "
-            "named in auth_hosts"
+            f"realm not allowed: the upstream sends logins to {where}, which is neither its own "
+            "host and port nor named in upstreams[].auth_hosts; add it there if it is yours"
         )
 
     async def ask(
@@ -144,6 +170,7 @@ class Tokens:
         try:
             async with (
                 asyncio.timeout(self._exchange_seconds),
+                self._turns,
                 self._upstream.request(method, url, headers, body, trusted=True) as answer,
             ):
                 return await _read(answer)
@@ -180,3 +207,14 @@ async def _read(answer: UpstreamResponse) -> TokenAnswer:
         media_type=header_text(answer.headers.get("Content-Type")) or "application/json",
         retry_after=header_text(answer.headers.get("Retry-After")),
     )
+
+
+def _origin_text(realm: str) -> str:
+    """The origin of a realm, in words that hold nothing else of it."""
+    try:
+        scheme, host, port = origin_of(realm)
+    except ValueError:
+        return "no http address"
+    if not re.fullmatch(r"[a-z0-9._:-]+", host):
+        return "another host"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

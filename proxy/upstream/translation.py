@@ -142,8 +142,11 @@ class Translation:
             return body
         if not isinstance(answer, dict) or not isinstance(answer.get("errors"), list):
             return body
-        renamed = [self._error(entry) for entry in answer["errors"]]
-        return body if renamed == answer["errors"] else _dump({**answer, "errors": renamed})
+        try:
+            renamed = [self._error(entry) for entry in answer["errors"]]
+            return body if renamed == answer["errors"] else _dump({**answer, "errors": renamed})
+        except RecursionError:  # nobody reads a name so deep
+            return body
 
     def _error(self, entry: object) -> object:
         if not isinstance(entry, dict):
@@ -185,4 +188,7 @@ def _object(body: bytes, what: str) -> Mapping[str, object]:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    try:
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+    except RecursionError as error:
+        raise BadUpstream("expected JSON of some levels from the upstream, found more") from error

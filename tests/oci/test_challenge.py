@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import BadUpstream
-from proxy.oci.challenge import Challenge, Token, parse_challenges, parse_token, token_query
+from proxy.oci.challenge import (
+    TOKEN_LIMIT,
+    Challenge,
+    Token,
+    parse_challenges,
+    parse_token,
+    token_query,
+)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +180,12 @@ def test_parse_token_table(answer: dict[str, object], expected: Token) -> None:
 def test_parse_token_answer_without_a_usable_token_is_bad_upstream(body: bytes) -> None:
     with pytest.raises(BadUpstream, match="token service"):
         parse_token(body)
+
+
+def test_parse_token_is_bounded() -> None:
+    assert parse_token(b'{"token":"' + b"t" * TOKEN_LIMIT + b'"}').value == "t" * TOKEN_LIMIT
+    with pytest.raises(BadUpstream, match=f"at most {TOKEN_LIMIT} bytes"):
+        parse_token(b'{"token":"' + b"t" * (TOKEN_LIMIT + 1) + b'"}')
 
 
 def test_B5_parse_token_message_holds_nothing_of_the_answer() -> None:

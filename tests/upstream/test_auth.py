@@ -167,6 +167,17 @@ async def test_challenges_that_cannot_be_learnt_are_asked_for_again(
     assert len(upstream.asked) == 2
 
 
+async def test_challenges_once_known_outlive_a_failure() -> None:
+    now = 0.0
+    upstream = ScriptedUpstream(refusal(), Scripted(503), refusal('Basic realm="x"'))
+    client = client_of(upstream, clock=lambda: now)
+    found = []
+    for now in (0.0, auth.CHALLENGES_SECONDS, auth.CHALLENGES_SECONDS + 10):
+        found.append([each.scheme for each in await client.challenges()])
+    assert found == [["bearer"], ["bearer"], ["basic"]]
+    assert len(upstream.asked) == 3
+
+
 async def test_challenges_of_a_silent_upstream_are_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

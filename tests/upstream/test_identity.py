@@ -71,6 +71,19 @@ def test_own_token_that_holds_no_login_is_anonymous_or_foreign(text: str) -> Non
     assert not found.holds_basic
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer  cnai-proxy.QmFzaWMgWVRwaQ",
+        "Bearer cnai-proxy.QmFzaWMgWVRwaQ==",
+        "Bearer cnai-proxy.!",
+    ],
+)
+def test_B3_own_token_in_an_odd_spelling_reaches_nobody(value: str) -> None:
+    found = Caller.of(value)
+    assert found.authorization in (None, "Basic YTpi")
+
+
 def test_account_is_a_basic_login() -> None:
     found = Caller.account("üser", "p:w")
     assert found.authorization is not None

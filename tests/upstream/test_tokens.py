@@ -13,7 +13,7 @@ from proxy.oci.challenge import Challenge, parse_challenges
 from proxy.tasks import spawn
 from proxy.upstream.identity import ANONYMOUS, Caller
 from proxy.upstream.realms import RealmGuard
-from proxy.upstream.tokens import Tokens
+from proxy.upstream.tokens import EXCHANGES_AT_ONCE, Tokens
 from tests.upstream.scripted import BASE_URL, CHALLENGE, REALM, Scripted, ScriptedUpstream, turns
 
 ANNA = Caller.account("anna", "canary-a")
@@ -165,6 +165,31 @@ async def test_who_leaves_does_not_end_the_exchange_of_others() -> None:
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(upstream.asked) == 1
+
+
+async def test_exchange_that_nobody_waits_for_is_given_up() -> None:
+    upstream = ScriptedUpstream(Scripted(gate=asyncio.Event()), token("t"))
+    tokens = tokens_of(upstream)
+    waiting = [spawn(value(tokens), name="caller") for _ in range(3)]
+    await turns()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await turns()
+    assert await value(tokens) == "t"
+    assert len(upstream.asked) == 2
+
+
+async def test_exchanges_at_once_are_bounded() -> None:
+    """A service that hangs must not cost more than these."""
+    upstream = ScriptedUpstream(Scripted(gate=asyncio.Event()))
+    tokens = tokens_of(upstream)
+    callers = [Caller.account(f"u{at}", "canary-s3cr3t") for at in range(EXCHANGES_AT_ONCE + 5)]
+    waiting = [spawn(value(tokens, caller), name="caller") for caller in callers]
+    await turns()
+    assert len(upstream.asked) == EXCHANGES_AT_ONCE
+    tokens.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_B3_silent_service_is_given_up() -> None:
