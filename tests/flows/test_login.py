@@ -463,7 +463,7 @@ async def test_largest_answer_of_the_token_service_is_read(
     proxy: Client, upstream: FaultyUpstream, token_service: ServiceOf
 ) -> None:
     token_service(ANNA)
-    token = "t" * 20_000
+    token = "t" * 16_000
     upstream.tokens = {f"Bearer {token}"}
     body = json.dumps({"access_token": token}).encode()
     upstream.token_service = lambda _: (200, body + b" " * (64 * 1024 - len(body)))
@@ -663,6 +663,9 @@ async def test_caller_that_leaves_does_not_end_the_exchange_of_others(
         while not upstream.requests("/token"):  # noqa: ASYNC110  # nothing to wait for
             await asyncio.sleep(0.01)
         second = asyncio.gather(manifest_of(reader, Caller(ANNA)))
+        while len(upstream.requests("/manifests/")) < 2:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # its 401 is on its way
         first.cancel()
         (status,) = await second
         assert status == 200
