@@ -125,6 +125,7 @@ class RequestTracer:
             "status": status,
             "origin": trace.origin,
             "upstream": trace.upstream,
+            "host": trace.host if trace.upstream is None else None,
             "sent": trace.sent_bytes,
             "received": trace.received_bytes,
             "seconds": round(seconds, 4),

@@ -38,14 +38,17 @@ class Selection:
 
     def select(self, request: web.Request, name: str, *, namespace: str | None) -> Choice:
         """As ``Sites.select``, for the host that ``request`` asked."""
-        host = self._forwarding.host(request)
+        trace, host = trace_of(request), self._forwarding.host(request)
+        trace.host = host
         choice = self.sites.select(name, host=host, namespace=namespace)
-        trace_of(request).upstream = choice.site.upstream.name
+        trace.upstream = choice.site.upstream.name
         return choice
 
     def sharing(self, request: web.Request, *, namespace: str | None) -> list[Choice]:
         """As ``Sites.sharing``, for the host that ``request`` asked."""
-        return self.sites.sharing(host=self._forwarding.host(request), namespace=namespace)
+        host = self._forwarding.host(request)
+        trace_of(request).host = host
+        return self.sites.sharing(host=host, namespace=namespace)
 
     async def admit(self, caller: Caller, site: Site) -> Caller:
         """Who asks, as far as ``site`` may know.

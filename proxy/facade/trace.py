@@ -23,6 +23,8 @@ class Trace:
     origin: str = "proxy"
     # Which upstream was chosen: for the log alone; metrics of upstreams have labels of their own.
     upstream: str | None = None
+    # The host that was asked: for the log of a request that found no upstream.
+    host: str | None = None
     repository: str | None = None
     reference: str | None = None
     # The file asked for inside a model: for the log alone.

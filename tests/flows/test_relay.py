@@ -90,3 +90,15 @@ async def test_own_answers_name_the_namespace_that_chose(
     answer = await proxy.get("/v2/secret/a/manifests/v1?ns=docker.io")
     assert (answer.status, answer.headers["OCI-Namespace"]) == (403, "docker.io")
     assert "OCI-Namespace" not in (await proxy.get("/v2/secret/a/manifests/v1")).headers
+
+
+async def test_request_that_finds_no_upstream_is_logged_with_its_host(
+    start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="proxy.access")
+    proxy = await start_proxy(upstream__hosts=["hub.example"], upstream__default=False)
+    for target in ("/v2/", "/v2/a/tags/list"):
+        assert (await proxy.get(target, Host="other.example:81")).status == 404
+    await proxy.get("/v2/", Host="hub.example")
+    fields = [getattr(record, "fields", {}) for record in caplog.records]
+    assert [each.get("host") for each in fields] == ["other.example:81"] * 2 + [None]
