@@ -146,7 +146,9 @@ def _announce(settings: Settings) -> None:
 
 def _warnings(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
     listen, credentials = settings.listen, upstream.credentials
-    if upstream.tls.insecure:
+    if upstream.tls.insecure and upstream.url.startswith("http://"):
+        yield "tls.insecure: the account's password goes over http://, readable on the way"
+    elif upstream.tls.insecure:
         yield (
             "tls.insecure: the upstream's certificate is NOT checked; anyone between can read "
             "credentials and change bytes"
@@ -158,10 +160,11 @@ def _warnings(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
             f"credentials.anonymous: everybody who reaches {listen.host} reads as "
             f"{credentials.username}"
         )
-    if upstream.prefix is not None and credentials == "caller" and listen.public_url is None:
+    if upstream.has_other_names and credentials == "caller" and listen.public_url is None:
+        key = "default_namespace" if upstream.prefix is None else "prefix"
         yield (
-            "prefix: clients are sent to a token service of the proxy's; without listen.public_url "
-            "its address is the one their connection came in on"
+            f"{key}: clients are sent to a token service of the proxy's, at the address their "
+            "connection came in on; set listen.public_url to what they call this proxy"
         )
 
 

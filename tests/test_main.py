@@ -336,3 +336,12 @@ def test_module_run_is_the_same_command() -> None:
         [sys.executable, "-m", "proxy", "--version"], capture_output=True, text=True, check=True
     )
     assert found.stdout == f"cnai-proxy {__version__}\n"
+
+
+def test_serve_warns_of_docker_hub_without_a_public_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has ``library`` by itself, and so a token service of ours before it."""
+    text = "listen: {host: 0.0.0.0}\nupstreams: [{url: 'https://registry-1.docker.io'}]\n"
+    (warning,), _ = _announced(tmp_path, caplog, text)
+    assert warning.startswith("upstreams.0.default_namespace: clients are sent to a token service")

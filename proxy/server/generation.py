@@ -36,8 +36,8 @@ class Generation:
         async with AsyncExitStack() as stack:
             application = await stack.enter_async_context(app)
             application.on_response_prepare.append(announce_end)
-            # A client that leaves frees its upstream connection at once; the same in tests (design:
-            # one switch for both). Work that must outlive its client is a task of its own.
+            # A client that leaves frees its upstream connection at once, in tests too. Work that
+            # must outlive its client is a task of its own.
             runner = web.AppRunner(
                 application,
                 handler_cancellation=True,

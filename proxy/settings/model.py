@@ -261,6 +261,11 @@ class UpstreamSettings(_Section):
         return "library" if self.is_docker_hub else ""
 
     @property
+    def has_other_names(self) -> bool:
+        """Whether clients write its repositories in another way than it does itself."""
+        return bool(self.prefix or self.effective_default_namespace)
+
+    @property
     def known_namespaces(self) -> tuple[str, ...]:
         """The values of containerd's ``ns`` that mean this upstream, in lower case."""
         return tuple(dict.fromkeys((*self.own_namespaces, *self.namespaces)))

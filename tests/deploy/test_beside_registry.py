@@ -154,12 +154,6 @@ def test_beside_registry_without_a_right_login_asks_for_basic(
     assert b"UNAUTHORIZED" in refused.body
 
 
-def test_beside_registry_hf_is_the_proxys(beside: Beside, tls: Tls) -> None:
-    answer = recipes.ask("GET", f"{beside.url}/hf/", tls=tls)
-
-    assert "x-request-id" in answer.headers
-
-
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/"])
 def test_beside_registry_what_else_the_proxy_has_stays_inside(
     beside: Beside, tls: Tls, path: str
