@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from aiohttp import http_parser
@@ -21,9 +20,10 @@ from aiohttp import http_parser
 from proxy import __version__, logs
 from proxy.demo import run_demo
 from proxy.errors import MalformedArtifact
-from proxy.running import RunningProxy, embedded_registry, serving
+from proxy.running import Reloads, embedded_registry, serving
 from proxy.server.listener import CannotListen
 from proxy.settings import Settings, SettingsError, UpstreamSettings, load
+from proxy.settings.rules import is_loopback, warnings
 
 logger = logging.getLogger("proxy")
 
@@ -49,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "check":
         if not settings.upstreams:
             _complain("upstreams: none is set; serve will want --upstream or --embedded")
+        for path, text in warnings(settings):
+            _complain(f"warning: {path}: {text}")
         return _say(settings.to_yaml())
-    logs.configure(style=settings.log.format, level=settings.log.level)
+    _configure_logs(settings)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         logger.warning("aiohttp's C parser is missing; the Python one has known smuggling flaws")
-    reloads = _Reloads(lambda: _read(arguments))
+    reloads = Reloads(lambda: _read(arguments), when_done=_take_over)
     try:
         if arguments.command == "demo":
             return asyncio.run(_until_stopped(run_demo(settings, reloads.follow), reloads))
@@ -76,46 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Reloads:
-    """What a SIGHUP asks for: the settings, read as at the start, for the proxy that runs."""
-
-    def __init__(self, read: Callable[[], Settings]) -> None:
-        self._read = read
-        self._asked = asyncio.Event()
-
-    def ask(self) -> None:
-        """Reload soon; asked for several times before it begins, it is done once."""
-        self._asked.set()
-
-    async def follow(self, proxy: RunningProxy, own_upstream: str | None = None) -> None:
-        """Reload ``proxy`` whenever that is asked for, until cancelled.
-
-        ``own_upstream`` is the address of the registry of this process: it stays the upstream.
-        """
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            settings = await proxy.reload(lambda: self._read_for(own_upstream))
-            if settings is not None:
-                logs.configure(style=settings.log.format, level=settings.log.level)
-                _announce(settings)
-
-    def _read_for(self, own_upstream: str | None) -> Settings:
-        settings = self._read()
-        if own_upstream is not None:
-            return settings.with_upstream(own_upstream)
-        if not settings.upstreams:
-            raise SettingsError(["upstreams: none is set"])
-        return settings
-
-
-async def _serve(settings: Settings, embedded: Path | None, reloads: _Reloads) -> None:
+async def _serve(settings: Settings, embedded: Path | None, reloads: Reloads) -> None:
     if embedded is None:
         await _run(settings, reloads)
         return
     async with embedded_registry(embedded) as (url, layout):
         logger.info("embedded registry repositories=%s", ",".join(layout.repositories()) or "none")
-        if not _is_loopback(settings.listen.host):
+        if not is_loopback(settings.listen.host):
             logger.warning(
                 "--embedded has no access control: whoever reaches %s may push and delete",
                 settings.listen.host,
@@ -123,48 +92,34 @@ async def _serve(settings: Settings, embedded: Path | None, reloads: _Reloads) -
         await _run(settings.with_upstream(url), reloads, own_upstream=url)
 
 
-async def _run(settings: Settings, reloads: _Reloads, *, own_upstream: str | None = None) -> None:
+async def _run(settings: Settings, reloads: Reloads, *, own_upstream: str | None = None) -> None:
     async with serving(settings) as proxy:
         _announce(settings)
         _say(f"cnai-proxy ready on {proxy.url}\n")
         await reloads.follow(proxy, own_upstream)
 
 
+def _take_over(settings: Settings) -> None:
+    """What a reload changes outside the proxy that runs."""
+    _configure_logs(settings)
+    _announce(settings)
+
+
+def _configure_logs(settings: Settings) -> None:
+    logs.configure(style=settings.log.format, level=settings.log.level)
+
+
 def _announce(settings: Settings) -> None:
     """Say whom the proxy serves and what in that is dangerous, at the start and at each reload."""
-    for number, upstream in enumerate(settings.upstreams):
-        for warning in _warnings(settings, upstream):
-            logger.warning("upstreams.%d.%s", number, warning)
+    for path, text in warnings(settings):
+        logger.warning("%s: %s", path, text)
+    for upstream in settings.upstreams:
         logger.info(
             "upstream name=%s url=%s chosen_by=%s credentials=%s",
             upstream.name,
             upstream.url,
             ",".join(_choices(settings, upstream)),
             upstream.credentials if isinstance(upstream.credentials, str) else "account",
-        )
-
-
-def _warnings(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
-    listen, credentials = settings.listen, upstream.credentials
-    if upstream.tls.insecure and upstream.url.startswith("http://"):
-        yield "tls.insecure: the account's password goes over http://, readable on the way"
-    elif upstream.tls.insecure:
-        yield (
-            "tls.insecure: the upstream's certificate is NOT checked; anyone between can read "
-            "credentials and change bytes"
-        )
-    if _is_loopback(listen.host):
-        return
-    if not isinstance(credentials, str) and credentials.anonymous:
-        yield (
-            f"credentials.anonymous: everybody who reaches {listen.host} reads as "
-            f"{credentials.username}"
-        )
-    if upstream.has_other_names and credentials == "caller" and listen.public_url is None:
-        key = "default_namespace" if upstream.prefix is None else "prefix"
-        yield (
-            f"{key}: clients are sent to a token service of the proxy's, at the address their "
-            "connection came in on; set listen.public_url to what they call this proxy"
         )
 
 
@@ -178,14 +133,7 @@ def _choices(settings: Settings, upstream: UpstreamSettings) -> Iterator[str]:
         yield "default"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _until_stopped(work: Coroutine[None, None, None], reloads: _Reloads) -> int:
+async def _until_stopped(work: Coroutine[None, None, None], reloads: Reloads) -> int:
     """Run ``work`` until SIGTERM or SIGINT, let it drain; a second signal exits at once.
 
     SIGHUP asks for a reload.

@@ -88,6 +88,44 @@ class RunningProxy:
             logger.warning("%s: the change waits for the next start; the others are in effect", key)
 
 
+class Reloads:
+    """What a SIGHUP asks for: the settings, read as at the start, for the proxy that runs.
+
+    ``read`` gives them; ``when_done`` is told those that have come into effect.
+    """
+
+    def __init__(
+        self, read: Callable[[], Settings], *, when_done: Callable[[Settings], None]
+    ) -> None:
+        self._read = read
+        self._when_done = when_done
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Reload soon; asked for several times before it begins, it is done once."""
+        self._asked.set()
+
+    async def follow(self, proxy: RunningProxy, own_upstream: str | None = None) -> None:
+        """Reload ``proxy`` whenever that is asked for, until cancelled.
+
+        ``own_upstream`` is the address of the registry of this process: it stays the upstream.
+        """
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            settings = await proxy.reload(lambda: self._read_for(own_upstream))
+            if settings is not None:
+                self._when_done(settings)
+
+    def _read_for(self, own_upstream: str | None) -> Settings:
+        settings = self._read()
+        if own_upstream is not None:
+            return settings.with_upstream(own_upstream)
+        if not settings.upstreams:
+            raise SettingsError(["upstreams: none is set"])
+        return settings
+
+
 def _say_why_not(error: SettingsError | OSError) -> None:
     if isinstance(error, SettingsError):
         faults = error.faults

@@ -1,10 +1,12 @@
 """Checks across sections: what is good by itself but dangerous or without effect together.
 
-They see settings whose values are all valid. Where pydantic found a fault they are not asked.
+Settings with ``conflicts`` must not start; with ``warnings`` they start, and it is said. Both see
+values that are all valid. Where pydantic found a fault they are not asked.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 
 from proxy.settings.faults import Fault
@@ -19,6 +21,21 @@ def conflicts(settings: Settings) -> Iterator[Fault]:
             yield Fault(f"upstreams.{at}.{key}", text)
     yield from _duplicates(settings.upstreams)
     yield from _of_choice(settings)
+
+
+def warnings(settings: Settings) -> Iterator[Fault]:
+    """Every combination that is dangerous, and yet what somebody may want."""
+    for at, upstream in enumerate(settings.upstreams):
+        for key, text in _dangers(upstream, settings.listen):
+            yield Fault(f"upstreams.{at}.{key}", text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a ``listen.host`` is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _of_listener(settings: Settings) -> Iterator[Fault]:
@@ -68,6 +85,32 @@ def _of_upstream(upstream: UpstreamSettings, listen: ListenSettings) -> Iterator
                 f"auth_hosts.{index}",
                 "expected https as for the url; passwords would be readable on their way there",
             )
+
+
+def _dangers(upstream: UpstreamSettings, listen: ListenSettings) -> Iterator[Fault]:
+    """Warnings of one upstream, with paths that begin below it."""
+    if upstream.tls.insecure and upstream.url.startswith("http://"):
+        yield Fault("tls.insecure", "the account's password goes over http://, readable on the way")
+    elif upstream.tls.insecure:
+        yield Fault(
+            "tls.insecure",
+            "the upstream's certificate is NOT checked; anyone between can read credentials and "
+            "change bytes",
+        )
+    if is_loopback(listen.host):
+        return
+    account = upstream.account
+    if account is not None and account.anonymous:
+        yield Fault(
+            "credentials.anonymous",
+            f"everybody who reaches {listen.host} reads as {account.username}",
+        )
+    if upstream.has_other_names and upstream.credentials == "caller" and not listen.public_url:
+        yield Fault(
+            "default_namespace" if upstream.prefix is None else "prefix",
+            "clients are sent to a token service of the proxy's, at the address their connection "
+            "came in on; set listen.public_url to what they call this proxy",
+        )
 
 
 def _duplicates(upstreams: Sequence[UpstreamSettings]) -> Iterator[Fault]:

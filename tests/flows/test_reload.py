@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy.running import RunningProxy, serving
+from proxy.running import Reloads, RunningProxy, serving
 from proxy.server.connection import ListenerLimits
 from proxy.server.listener import Listener, listen
 from proxy.settings import Settings, load
@@ -373,6 +373,56 @@ async def test_L3_whatever_fails_the_proxy_goes_on(
     ] == ("settings not reloaded: the ones before stay in effect")
     if isinstance(failure, OSError):
         assert "reload: /run/ca.pem: No such file or directory" in caplog.text
+
+
+async def test_L3_reloads_asked_for_twice_before_they_begin_are_done_once(
+    upstream: FaultyUpstream,
+) -> None:
+    read, done = 0, asyncio.Queue[Settings]()
+    found = [settings_for(upstream, log__level="debug"), settings_for(upstream)]
+
+    def read_next() -> Settings:
+        nonlocal read
+        read += 1
+        return found.pop()
+
+    reloads = Reloads(read_next, when_done=done.put_nowait)
+    reloads.ask()
+    reloads.ask()
+    async with serving(settings_for(upstream)) as proxy:
+        following = asyncio.get_running_loop().create_task(reloads.follow(proxy))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await done.get()).log.level == "info"
+            assert read == 1
+            reloads.ask()
+            assert (await done.get()).log.level == "debug"
+        following.cancel()
+    assert read == 2
+
+
+async def test_L3_reloads_that_fail_are_not_told_and_others_follow(
+    upstream: FaultyUpstream,
+) -> None:
+    loop = asyncio.get_running_loop()
+    begun, done = asyncio.Event(), asyncio.Queue[Settings]()
+    found = [settings_for(upstream), Settings()]  # the last one comes first: it has no upstream
+
+    def read() -> Settings:  # in a thread
+        loop.call_soon_threadsafe(begun.set)
+        return found.pop()
+
+    reloads = Reloads(read, when_done=done.put_nowait)
+    async with serving(settings_for(upstream)) as proxy:
+        following = loop.create_task(reloads.follow(proxy))
+        reloads.ask()
+        await happened(begun)
+        reloads.ask()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await done.get()).upstreams[0].url == upstream.url
+        following.cancel()
+        text = await counted(proxy)
+    assert done.empty()
+    assert 'cnai_proxy_reloads_total{result="failed"} 1.0' in text
 
 
 @pytest.mark.parametrize("length", [None, "chunked"], ids=["spliced", "chunk by chunk"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.settings import SettingsError
+from proxy.settings.rules import is_loopback, warnings
 from tests.settings.documents import (
     URL,
     load_text,
@@ -136,3 +137,98 @@ def test_account_over_http_is_taken_where_the_danger_is_accepted(
     account = load_text(text.replace("DIR", str(folder)), tmp_path).upstreams[0].account
     assert account is not None
     assert account.password_text() == "s:ecret ü"
+
+
+def _warned(text: str, tmp_path: Path, folder: Path, *, listen: str = "") -> list[str]:
+    """What is said at the start of a proxy that listens for everybody."""
+    listen = f"listen: {{{listen or 'host: 0.0.0.0'}}}\n"
+    settings = load_text(listen + text.replace("DIR", str(folder)), tmp_path)
+    return [f"{path}: {warning}" for path, warning in warnings(settings)]
+
+
+ACCOUNT = "credentials: {username: robot, password_file: DIR/password, anonymous: true}"
+SEVERAL = several_upstreams(
+    "name: a, prefix: a",
+    f"name: b, prefix: b, {ACCOUNT}",
+    "name: c, prefix: c, credentials: anonymous",
+    "name: d, tls: {insecure: true}",
+)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "proxy.example"])
+def test_L2_warnings_beyond_this_machine_name_what_is_dangerous(
+    tmp_path: Path, folder: Path, host: str
+) -> None:
+    prefix, account, insecure = _warned(SEVERAL, tmp_path, folder, listen=f"host: '{host}'")
+    assert prefix.startswith("upstreams.0.prefix: clients are sent to a token service of the prox")
+    assert prefix.endswith("; set listen.public_url to what they call this proxy")
+    assert account == (
+        f"upstreams.1.credentials.anonymous: everybody who reaches {host} reads as robot"
+    )
+    assert insecure.startswith(
+        "upstreams.3.tls.insecure: the upstream's certificate is NOT checked"
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+def test_L2_warnings_on_loopback_name_no_reader(tmp_path: Path, folder: Path, host: str) -> None:
+    (warning,) = _warned(SEVERAL, tmp_path, folder, listen=f"host: '{host}'")
+    assert warning.startswith("upstreams.3.tls.insecure: ")
+
+
+def test_warnings_with_a_public_url_have_none_for_names(tmp_path: Path, folder: Path) -> None:
+    listen = "host: 0.0.0.0, public_url: 'https://proxy.example'"
+    assert [
+        line.partition(": ")[0] for line in _warned(SEVERAL, tmp_path, folder, listen=listen)
+    ] == [
+        "upstreams.1.credentials.anonymous",
+        "upstreams.3.tls.insecure",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (one_upstream("", "https://registry-1.docker.io"), "default_namespace"),
+        (one_upstream("default_namespace: team"), "default_namespace"),
+        (one_upstream("default_namespace: team, prefix: a"), "prefix"),
+    ],
+    ids=["docker hub", "written", "behind a prefix"],
+)
+def test_warnings_of_names_that_differ_want_a_public_url(
+    tmp_path: Path, folder: Path, text: str, key: str
+) -> None:
+    """Docker Hub has ``library`` by itself, and so a token service of ours before it."""
+    (warning,) = _warned(text, tmp_path, folder)
+    assert warning.startswith(f"upstreams.0.{key}: clients are sent to a token service")
+    assert _warned(text, tmp_path, folder, listen="host: 127.0.0.1") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        one_upstream(""),
+        one_upstream("default_namespace: ''", "https://registry-1.docker.io"),
+        one_upstream("credentials: anonymous", "https://registry-1.docker.io"),
+    ],
+    ids=["same names", "no library", "no login of callers"],
+)
+def test_warnings_where_no_token_service_is_ours_have_none(
+    tmp_path: Path, folder: Path, text: str
+) -> None:
+    assert _warned(text, tmp_path, folder) == []
+
+
+def test_L2_warnings_of_an_account_over_http_name_the_password(
+    tmp_path: Path, folder: Path
+) -> None:
+    text = one_account(
+        "password_file: DIR/password", url="http://a", keys_beside="tls: {insecure: true}"
+    )
+    (warning,) = _warned(text, tmp_path, folder, listen="host: 127.0.0.1")
+    assert warning.startswith("upstreams.0.tls.insecure: the account's password goes over http://")
+
+
+def test_is_loopback_name_of_a_host_is_not() -> None:
+    assert is_loopback("localhost")
+    assert not is_loopback("localhost.example")
