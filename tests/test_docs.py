@@ -1,9 +1,12 @@
-"""The papers keep up with the code: settings, changes."""
+"""The papers keep up with the code: settings, changes, the map."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Union, get_args, get_origin
@@ -15,6 +18,7 @@ from proxy import settings
 from proxy.settings import Settings, UpstreamSettings
 
 _ROOT = Path(__file__).parent.parent
+_PROXY = _ROOT / "proxy"
 _EXAMPLE = _ROOT / "config.example.yaml"
 _HEADING = re.compile(r"^## ", re.MULTILINE)
 
@@ -133,3 +137,87 @@ def test_papers_hold_no_placeholder() -> None:
     for paper in _ROOT.glob("*.md"):
         found = re.findall(r"\b[A-Z]{2,}-(?:TABLE|HERE|TEXT)\b|\bTODO\b|\bTBD\b", paper.read_text())
         assert found == [], paper.name
+
+
+def _spans() -> set[str]:
+    """What the map has in backticks, its tree left out."""
+    text = (_ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    return set(
+        re.findall(
+            r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        )
+    )
+
+
+def _defined(body: Iterable[ast.stmt], *, with_imports: bool = False) -> Iterator[str]:
+    """The names that statements of a module or a class define."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.ImportFrom) and with_imports:
+            yield from (name.asname or name.name for name in node.names)
+
+
+def _members() -> dict[str, set[str]]:
+    """What each module, by its name and by its path, and each class has in it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in _PROXY.rglob("*.py"):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        is_package = file.name == "__init__.py"
+        place = (file.parent if is_package else file.with_suffix("")).relative_to(_PROXY)
+        for name in {place.name, place.as_posix()}:
+            found[name].update(_defined(module.body, with_imports=is_package))
+        for node in ast.walk(module):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].update(_defined(node.body))
+    return found
+
+
+def test_architecture_names_files_that_exist() -> None:
+    files = [f"/{file.relative_to(_ROOT).as_posix()}" for file in _ROOT.glob("[pt]*/**/*.py")]
+    named = {path for span in _spans() for path in re.findall(r"(?<![\w>/])[\w/]+\.py", span)}
+
+    assert len(named) > 20
+    assert [p for p in sorted(named) if not any(file.endswith(f"/{p}") for file in files)] == []
+
+
+def test_architecture_tree_has_every_module_and_no_other() -> None:
+    tree = _section("ARCHITECTURE.md", "The tree").split("```")[1]
+    words = set(re.findall(r"\w+", tree))
+    files = [file for file in _PROXY.rglob("*.py") if file.name != "__init__.py"]
+    places = [file.relative_to(_PROXY).as_posix() for file in files]
+    modules = {
+        file.stem for file, place in zip(files, places, strict=True) if "/families/" not in place
+    }
+
+    assert modules - words == set()
+    assert {name for name in re.findall(r"[\w/]+\.py", tree) if name not in places} == set()
+
+
+def test_architecture_names_functions_and_classes_that_exist() -> None:
+    members = _members()
+    classes_and_functions = set().union(*members.values())
+    missing, looked_at = [], 0
+    for span in sorted(_spans()):
+        text = span.partition("(")[0]
+        if re.fullmatch(r"[A-Z][a-z]+[A-Z]\w+", text):  # one hump alone may be a header's name
+            looked_at += 1
+            missing += [] if text in classes_and_functions else [span]
+        elif re.fullmatch(r"[\w/]+(?:\.\w+)+", text) and not re.search(r"\.(py|md|ya?ml)$", text):
+            looked_at += 1
+            pairs = pairwise(text.split("."))
+            missing += [] if all(b in members.get(a, ()) for a, b in pairs) else [span]
+
+    assert looked_at > 30
+    assert missing == []
+
+
+def test_architecture_names_tests_that_exist() -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in (_ROOT / "tests").rglob("*.py"))
+    named = {span for span in _spans() if re.fullmatch(r"test_[A-Z]\w*\*", span)}
+
+    assert len(named) > 30
+    assert [one for one in sorted(named) if f"def {one.removesuffix('*')}" not in text] == []
