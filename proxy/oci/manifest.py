@@ -8,10 +8,11 @@ Source: image-spec v1.1, manifest.md, image-index.md, descriptor.md; CVE-2021-41
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.errors import DigestInvalid, MalformedArtifact
 from proxy.oci.digest import Digest
@@ -42,18 +43,44 @@ _KEYS = (
     *("mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject"),
     *("annotations", "digest", "size"),
 )
+# descriptor.md, "Properties".
+_DESCRIPTOR_KEYS = frozenset(
+    ("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
+)
 _KEYS_BY_FOLDED = {key.casefold(): key for key in _KEYS}
 
 
 @dataclass(frozen=True, slots=True)
+class Platform:
+    """What a child of an index runs on, as image-index.md names it; "" where it does not say."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        parts = (self.os, self.architecture, self.variant)
+        return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of one blob; ``media_type`` is lower case without parameters."""
+    """What a manifest says of one blob; ``media_type`` is lower case without parameters.
+
+    ``type_parameters`` is what stood behind the media type's first ``;``. ``content`` is the blob
+    itself where the descriptor carries it (``data``) and it is the content of the digest.
+    ``extensions`` are the members that image-spec does not know, as they came.
+    """
 
     media_type: str
     digest: Digest
     size: int
     annotations: Mapping[str, str]
     artifact_type: str | None = None
+    type_parameters: str = ""
+    platform: Platform | None = None
+    content: bytes | None = None
+    extensions: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +195,39 @@ def _descriptor(value: object, place: str) -> Descriptor:
         parsed = Digest.parse(digest)
     except DigestInvalid as error:
         raise MalformedArtifact(f"{error.message} at {place}.digest") from error
+    media_type = _optional_text(value, "mediaType", place) or ""
     return Descriptor(
-        media_type=normalise_media_type(_optional_text(value, "mediaType", place) or ""),
+        media_type=normalise_media_type(media_type),
         digest=parsed,
         size=size,
         annotations=_annotations(value, place),
         artifact_type=_optional_text(value, "artifactType", place),
+        type_parameters=media_type.partition(";")[2].strip(),
+        platform=_platform(value.get("platform")),
+        content=_content(value.get("data"), parsed, size),
+        extensions={key: extra for key, extra in value.items() if key not in _DESCRIPTOR_KEYS},
+    )
+
+
+def _platform(value: object) -> Platform | None:
+    """A platform of a wrong form is none: nothing but a choice depends on it."""
+    if not isinstance(value, dict):
+        return None
+    parts = [value.get(key, "") for key in ("os", "architecture", "variant")]
+    os, architecture, variant = (part if isinstance(part, str) else "" for part in parts)
+    return Platform(os, architecture, variant)
+
+
+def _content(data: object, digest: Digest, size: int) -> bytes | None:
+    """The blob in ``data``, base64, or None where that is not the blob: then it is fetched."""
+    if not isinstance(data, str):
+        return None
+    try:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
+        return None
+    return (
+        content if len(content) == size and Digest.of(content, digest.algorithm) == digest else None
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from contextlib import suppress
 
@@ -48,7 +49,7 @@ def test_decode_manifest_gives_every_field() -> None:
     assert found == Manifest(
         media_type=OCI_MANIFEST,
         artifact_type="application/vnd.x",
-        config=Descriptor("application/vnd.x+json", digest, 3, {}),
+        config=Descriptor("application/vnd.x+json", digest, 3, {}, type_parameters="v=1"),
         layers=(Descriptor("a/b", digest, 3, {"a": "b"}), Descriptor("a/b", digest, 3, {})),
         annotations={"k": "v"},
         subject=Descriptor("a/b", digest, 3, {}, "application/vnd.y"),
@@ -59,6 +60,56 @@ def test_decode_index_gives_its_children() -> None:
     found = _decode({"mediaType": OCI_INDEX, "manifests": [DESCRIPTOR], "subject": DESCRIPTOR})
     child = Descriptor("a/b", Digest.parse(DIGEST), 3, {})
     assert found == Index(OCI_INDEX, None, (child,), {}, child)
+
+
+def _child(**members: object) -> Descriptor:
+    found = _decode({"manifests": [{**DESCRIPTOR, **members}]})
+    assert isinstance(found, Index)
+    return found.manifests[0]
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [
+        ({"os": "linux", "architecture": "arm64", "variant": "v8"}, "linux/arm64/v8"),
+        ({"os": "linux", "architecture": "amd64", "os.version": "1"}, "linux/amd64"),
+        ({"os": 1, "architecture": ["amd64"]}, ""),
+        ("linux/amd64", "None"),
+        (None, "None"),
+    ],
+)
+def test_decode_platform_of_a_child(platform: object, expected: str) -> None:
+    assert str(_child(platform=platform).platform) == expected
+
+
+def test_decode_members_of_no_specification_are_kept_as_they_are() -> None:
+    assert _child(name="a/b", modelMetadata={"q": [4]}, urls=[]).extensions == {
+        "name": "a/b",
+        "modelMetadata": {"q": [4]},
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        base64.b64encode(b"other").decode(),
+        base64.b64encode(b"{}{}").decode(),
+        "e30",
+        "e30=\n",
+        "\u00e9\u00e9\u00e9\u00e9",
+        7,
+        None,
+    ],
+)
+def test_D11_decode_inline_content_that_is_not_the_blob_is_none(data: object) -> None:
+    digest = str(Digest.of(b"{}"))
+    assert _child(data=data, digest=digest, size=2).content is None
+
+
+def test_D11_decode_inline_content_that_is_the_blob_is_kept() -> None:
+    digest = str(Digest.of(b"{}"))
+    assert _child(data="e30=", digest=digest, size=2).content == b"{}"
+    assert _child(data="e30=", digest=digest, size=3).content is None
 
 
 @pytest.mark.parametrize("empty", ["null", "[]"])
