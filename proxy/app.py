@@ -13,6 +13,8 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.content.blobs import Blobs
+from proxy.content.indexes import Indexes
+from proxy.content.layers import Layers
 from proxy.content.manifests import Manifests
 from proxy.content.models import Models
 from proxy.content.reader import AuthorizedReader
@@ -50,8 +52,10 @@ async def open_app(settings: Settings, metrics: Metrics) -> AsyncIterator[web.Ap
             trusted_proxies=listen_settings.trusted_proxies, public_url=listen_settings.public_url
         )
         login = Login(settings.own_users()) if listen_settings.auth is not None else None
+        indexes = Indexes(limit_bytes=settings.models.index_bytes)
         entries = [
-            await _entry(stack, upstream, settings, metrics) for upstream in settings.upstreams
+            await _entry(stack, upstream, settings, metrics, indexes)
+            for upstream in settings.upstreams
         ]
         # Before one registry, and with no word about it, ns is what it is to a registry: nothing.
         named = len(entries) > 1 or any(upstream.namespaces for upstream in settings.upstreams)
@@ -81,7 +85,11 @@ async def open_app(settings: Settings, metrics: Metrics) -> AsyncIterator[web.Ap
 
 
 async def _entry(
-    stack: AsyncExitStack, settings: UpstreamSettings, whole: Settings, metrics: Metrics
+    stack: AsyncExitStack,
+    settings: UpstreamSettings,
+    whole: Settings,
+    metrics: Metrics,
+    indexes: Indexes,
 ) -> Entry:
     """One upstream, opened, with its rows in the tables of ``Sites``."""
     upstream = await stack.enter_async_context(_upstream(settings, metrics))
@@ -94,7 +102,10 @@ async def _entry(
     def site(prefix: str) -> Site:
         names = Names(prefix, settings.effective_default_namespace)
         reader = AuthorizedReader(client, names=names, rules=rules, identity=identity)
-        models = Models(Manifests(reader), Blobs(reader))
+        blobs = Blobs(reader)
+        layers = Layers(blobs, indexes, scan_bytes=whole.models.scan_bytes)
+        families = whole.models.known_families()
+        models = Models(Manifests(reader), blobs, layers, families=families)
         return Site(
             upstream=upstream,
             names=names,

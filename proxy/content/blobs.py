@@ -40,6 +40,10 @@ class Blobs:
     def __init__(self, reader: AuthorizedReader) -> None:
         self._reader = reader
 
+    def place(self, repository: RepositoryName) -> tuple[str, str]:
+        """The upstream and its own name for ``repository``; raises as ``upstream_name`` does."""
+        return self._reader.place(repository)
+
     @asynccontextmanager
     async def open(
         self,
@@ -57,6 +61,10 @@ class Blobs:
             BadUpstream: another part than asked for, or fewer bytes.
             ProxyError: what ``AuthorizedReader.open`` raises.
         """
+        if descriptor.content is not None:
+            inline = descriptor.content[byte_range.first : byte_range.last + 1]
+            yield BlobPart(_once(inline), None, 0)
+            return
         async with self._reader.open(
             "GET",
             repository,
@@ -114,6 +122,10 @@ def _check_size(descriptor: Descriptor, size: int | None) -> None:
             f"expected a blob of {descriptor.size} bytes as its descriptor says, found {size} "
             f"bytes: {descriptor.digest}"
         )
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 async def _cut(answer: UpstreamResponse, wanted: ByteRange, skip: int) -> AsyncIterator[bytes]:

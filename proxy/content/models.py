@@ -1,130 +1,160 @@
 """What the model routes need: a model's record, its files, one file's bytes.
 
 Each call begins with the manifest, asked for as the caller: that is the proof that the caller may
-read the repository. Files inside an uncompressed tar are found by ranged reads of its headers and
-read by Range; no layer is downloaded to open one file.
+read the repository. Where a file lies and how it is read is the business of ``Layers``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from proxy.content.archives import Packed
 from proxy.content.blobs import BlobPart, Blobs
+from proxy.content.layers import Access, BudgetSpent, Layers
 from proxy.content.manifests import Manifests, StoredManifest
 from proxy.errors import (
     BadUpstream,
     BlobUnknown,
     MalformedArtifact,
     ManifestUnknown,
-    PackingUnsupported,
     ProxyError,
     SizeInvalid,
 )
-from proxy.formats.tar import Member, TarReader
+from proxy.formats.tar import Member
 from proxy.model.additions import ADDITIONS, choose
-from proxy.model.artifact import TAR, LayerClass, ModelArtifact, ModelLayer, bounded, classify
-from proxy.model.families import recognise
+from proxy.model.artifact import RAW, LayerClass, ModelArtifact, ModelLayer, bounded, classify
+from proxy.model.families import FAMILIES, is_model_type, recognise, with_config
+from proxy.model.families.family import Family
+from proxy.model.globs import Filter
 from proxy.model.placement import EarlyMatch, FileEntry, entry_of_layer, may_hold, place_members
-from proxy.model.record import model_record, read_config
+from proxy.model.record import model_record, read_config, set_record
 from proxy.model.tree import Directory, FileTree, build_tree
+from proxy.model.variants import Choice, Variant, variants
+from proxy.model.variants import choose as choose_variant
 from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest
-from proxy.oci.manifest import Index, decode
+from proxy.oci.manifest import Index, Manifest, decode
 from proxy.oci.reference import Reference
 from proxy.upstream.identity import Caller
 
-# A tar's first header, with room for a long name before it and a small file behind it.
-FIRST_WINDOW_BYTES = 4 * 1024
-# Members closer together than this are cheaper to read through than to jump over: one request
-# costs about as much as this many bytes.
-WINDOW_BYTES_LIMIT = 256 * 1024
-# Bounds on what one request of a client may cost the upstream.
 CONFIG_BYTES_LIMIT = 4 * 1024 * 1024
-REQUESTS_LIMIT = 5_000
-SKIPPED_BYTES_LIMIT = 256 * 1024 * 1024
 LAYERS_WALKED_LIMIT = 1_000
 LAYERS_AT_ONCE = 4
+# An index may hold indexes, so deep.
+INDEX_DEPTH_LIMIT = 4
 # A manifest of this size takes some milliseconds to decode; a larger one is decoded in a thread.
 DECODE_INLINE_BYTES = 64 * 1024
+# Placing more members than this is done in a thread.
+MEMBERS_INLINE = 2_000
 # Paths named in the answer to a path that is not there.
 PATHS_SHOWN = 100
 
-
-@dataclass(slots=True)
-class _Budget:
-    """What looking for files in archives may still cost the upstream, for one client request."""
-
-    requests: int = REQUESTS_LIMIT
-    skipped_bytes: int = SKIPPED_BYTES_LIMIT
-
-    def spend(self, skipped: int) -> None:
-        """Count one read, and the bytes it had to read over.
-
-        Raises:
-            SizeInvalid: too much.
-        """
-        self.requests -= 1
-        self.skipped_bytes -= skipped
-        if self.requests < 0:
-            raise SizeInvalid(
-                f"expected archives whose headers take at most {REQUESTS_LIMIT} reads, found more"
-            )
-        if self.skipped_bytes < 0:
-            raise SizeInvalid(
-                f"the upstream ignores Range; expected at most {SKIPPED_BYTES_LIMIT} bytes to read "
-                "over, found more"
-            )
+_NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A manifest that is a model, as one caller may read it, and what reading it may cost."""
+    """A manifest that is a model, as one caller may read it; ``index`` is what led to it."""
 
     reference: Reference
-    caller: Caller
+    access: Access
     stored: StoredManifest
     artifact: ModelArtifact
-    budget: _Budget = field(default_factory=_Budget, repr=False)
+    config: dict[str, object] | None
+    config_warning: str | None
+    index: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """An index of several models of which none was asked for."""
+
+    reference: Reference
+    stored: StoredManifest
+    index: Index
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that can be opened: its size in bytes is exact, its ETag strong and quoted."""
+    """A file that can be opened. Its ETag is strong and quoted.
+
+    ``size`` is exact bytes; None for a compressed file that nobody has read to its end yet: see
+    ``measured``.
+    """
 
     entry: FileEntry
-    size: int
+    size: int | None
     etag: str
-    _model: Model
-    _blobs: Blobs
-    _offset: int
+    _access: Access
+    _layers: Layers
 
-    def open(self, byte_range: ByteRange) -> AbstractAsyncContextManager[BlobPart]:
-        """The bytes of ``byte_range`` of the file; see ``Blobs.open``."""
-        return self._blobs.open(
-            self._model.reference.repository,
-            self.entry.layer.descriptor,
-            byte_range=byte_range.shifted(self._offset),
-            caller=self._model.caller,
-        )
+    @property
+    def start(self) -> int:
+        """Where it begins in what is inside its layer, in bytes."""
+        return self.entry.offset or 0
+
+    async def measured(self) -> ModelFile:
+        """The same file with its size, for which a compressed one is read through once.
+
+        Raises:
+            MalformedArtifact, SizeInvalid: broken, or too large for that.
+            ProxyError: what ``Blobs.open`` raises.
+        """
+        if self.size is not None:
+            return self
+        size = await self._layers.plain_size(self._access, self.entry.layer, scan=True)
+        return replace(self, size=size)
+
+    def open(self, byte_range: ByteRange | None) -> AbstractAsyncContextManager[BlobPart]:
+        """The bytes of ``byte_range`` of the file, None for all of it; see ``Layers.open``."""
+        wanted = byte_range
+        if wanted is None and self.size is not None:
+            wanted = ByteRange(0, self.size - 1)
+        return self._layers.open(self._access, self.entry.layer, wanted, offset=self.start)
 
 
 class Models:
     """Answers about models.
 
-    Every method raises what ``Manifests.get`` raises, ManifestUnknown for a manifest that is no
-    model, and MalformedArtifact for one that cannot be read.
+    Every method takes the ``choice`` of a variant, where the reference is an index, and raises what
+    ``Manifests.get`` raises, ManifestUnknown for a manifest that is no model or for a set of models
+    of which none was chosen, and MalformedArtifact for one that cannot be read.
     """
 
-    def __init__(self, manifests: Manifests, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        manifests: Manifests,
+        blobs: Blobs,
+        layers: Layers,
+        *,
+        families: Sequence[Family] = FAMILIES,
+    ) -> None:
         self._manifests = manifests
         self._blobs = blobs
+        self._layers = layers
+        self._families = families
 
-    async def describe(self, reference: Reference, *, caller: Caller) -> dict[str, object]:
-        """The model record, as JSON values; a config that cannot be read is a warning in it."""
-        model = await self._model(reference, caller)
-        config, warning = await self._config(model)
+    async def describe(
+        self, reference: Reference, *, caller: Caller, choice: Choice = _NO_CHOICE
+    ) -> dict[str, object]:
+        """The model record, as JSON values; a config that cannot be read is a warning in it.
+
+        A set of models of which none was chosen has a record of its own, with its variants.
+        """
+        model = await self._resolve(reference, caller, choice)
+        if isinstance(model, ModelSet):
+            return set_record(
+                model.index,
+                repository=reference.repository,
+                tag=reference.tag,
+                digest=model.stored.digest,
+                media_type=model.stored.media_type,
+            )
+        if model.config is None and model.config_warning is None:
+            model = await self._with_config(model)
         named = [
             entry_of_layer(layer, layer_index=number)
             for number, layer in enumerate(model.artifact.layers)
@@ -135,34 +165,37 @@ class Models:
             tag=reference.tag,
             digest=model.stored.digest,
             media_type=model.stored.media_type,
-            config=config,
-            config_warning=warning,
+            config=model.config,
+            config_warning=model.config_warning,
             additions=[name for name in ADDITIONS if choose(named, name) is not None],
+            index=model.index,
         )
 
-    async def files(self, reference: Reference, *, caller: Caller) -> FileTree:
+    async def files(
+        self, reference: Reference, *, caller: Caller, choice: Choice = _NO_CHOICE
+    ) -> FileTree:
         """All files of the model; a layer that cannot be read is one entry that says why."""
-        tree, _ = await self._tree(await self._model(reference, caller))
+        tree, _ = await self._tree(await self._model(reference, caller, choice))
         return tree
 
     async def find(
-        self, reference: Reference, path: str, *, caller: Caller
+        self, reference: Reference, path: str, *, caller: Caller, choice: Choice = _NO_CHOICE
     ) -> ModelFile | Directory:
         """The file or directory at ``path``.
 
         Raises:
-            BlobUnknown: nothing there; the detail names what there is.
-            PackingUnsupported: a file that this version cannot open.
+            BlobUnknown: nothing there, or a link; the detail names what there is.
+            MalformedArtifact: a file that cannot be opened.
             ProxyError: why a layer cannot be read that is the file, or might hold it.
         """
-        model = await self._model(reference, caller)
+        model = await self._model(reference, caller, choice)
         entry = await self._find_in_layers(model, path)
         if entry is not None:
-            return self._openable(model, entry)
+            return await self._openable(model, entry)
         tree, failures = await self._tree(model)
         found = tree.lookup(path)
         if isinstance(found, FileEntry):
-            return self._openable(model, found, failure=failures.get(found.layer_index))
+            return await self._openable(model, found, failure=_failure_of(found, failures))
         if found is not None:
             return found
         for number, failure in failures.items():
@@ -174,14 +207,16 @@ class Models:
             detail={"files": paths, "count": len(tree.entries)},
         )
 
-    async def addition(self, reference: Reference, name: str, *, caller: Caller) -> ModelFile:
+    async def addition(
+        self, reference: Reference, name: str, *, caller: Caller, choice: Choice = _NO_CHOICE
+    ) -> ModelFile:
         """The file that is the model's ``name``: readme or license.
 
         Raises:
             BlobUnknown: the model has none.
             SizeInvalid: larger than the addition's byte cap.
         """
-        model = await self._model(reference, caller)
+        model = await self._model(reference, caller, choice)
         tree, failures = await self._tree(model, documents_only=True)
         entry = choose(tree.entries, name)
         if entry is None:
@@ -189,28 +224,80 @@ class Models:
                 f"{reference} has no {name}",
                 detail={"files": [found.path for found in tree.entries[:PATHS_SHOWN]]},
             )
-        found = self._openable(model, entry, failure=failures.get(entry.layer_index))
+        found = await self._openable(model, entry, failure=_failure_of(entry, failures))
+        found = await found.measured()
         limit = ADDITIONS[name].bytes_limit
-        if found.size > limit:
+        if found.size is not None and found.size > limit:
             raise SizeInvalid(
                 f"expected a {name} of at most {limit} bytes, found {found.size}; "
                 f"its bytes are at files/{entry.path}"
             )
         return found
 
-    async def _model(self, reference: Reference, caller: Caller) -> Model:
-        stored = await self._manifests.get(reference, caller=caller)
-        if len(stored.body) > DECODE_INLINE_BYTES:
-            manifest = await asyncio.to_thread(decode, stored.body)
-        else:
-            manifest = decode(stored.body)
-        if isinstance(manifest, Index):
-            children = [str(child.digest) for child in manifest.manifests[:PATHS_SHOWN]]
-            raise ManifestUnknown(
-                f"{reference} is an index; ask for one of its manifests by digest",
-                detail={"manifests": children},
+    async def archive(
+        self,
+        reference: Reference,
+        *,
+        caller: Caller,
+        wanted: Filter,
+        choice: Choice = _NO_CHOICE,
+    ) -> Packed:
+        """The files that ``wanted`` lets through, to be sent as one archive.
+
+        Raises:
+            BlobUnknown: there are none.
+            MalformedArtifact: one of them cannot be opened; the message says how to leave it out.
+        """
+        model = await self._model(reference, caller, choice)
+        tree, failures = await self._tree(model)
+        entries = [entry for entry in tree.entries if wanted.wants(entry.path)]
+        if not entries:
+            raise BlobUnknown(
+                f"no file of {reference} was asked for",
+                detail={"files": [found.path for found in tree.entries[:PATHS_SHOWN]]},
             )
-        artifact = recognise(manifest)
+        files: list[ModelFile] = []
+        for entry in entries:
+            try:
+                found = await self._openable(model, entry, failure=_failure_of(entry, failures))
+                files.append(await found.measured())
+            except (BlobUnknown, MalformedArtifact, SizeInvalid) as error:
+                raise MalformedArtifact(
+                    f"{error.message}; leave it out with ?exclude=/{entry.path[:300]}"
+                ) from error
+        return Packed(files, model.access, self._layers)
+
+    async def _model(self, reference: Reference, caller: Caller, choice: Choice) -> Model:
+        found = await self._resolve(reference, caller, choice)
+        if isinstance(found, ModelSet):
+            raise ManifestUnknown(
+                f"{reference} is a set of models; choose one with ?variant=<digest> or ?platform=",
+                detail={"variants": [one.to_json() for one in variants(found.index)][:PATHS_SHOWN]},
+            )
+        return found
+
+    async def _resolve(
+        self, reference: Reference, caller: Caller, choice: Choice
+    ) -> Model | ModelSet:
+        stored = await self._manifests.get(reference, caller=caller)
+        manifest = await _decoded(stored)
+        index: Digest | None = None
+        depth = 0
+        while isinstance(manifest, Index):
+            depth += 1
+            if depth > INDEX_DEPTH_LIMIT:
+                raise MalformedArtifact(
+                    f"expected indexes at most {INDEX_DEPTH_LIMIT} deep, found more"
+                )
+            variant = self._chosen(manifest, choice)
+            if variant is None:
+                return ModelSet(reference, stored, manifest)
+            index = index or stored.digest
+            child = Reference(reference.repository, None, variant.digest)
+            stored = await self._manifests.get(child, caller=caller)
+            manifest = await _decoded(stored)
+            choice = replace(choice, variant=None)
+        artifact = recognise(manifest, self._families)
         if artifact is None:
             raise ManifestUnknown(
                 f"{reference} is no model of a known family",
@@ -219,47 +306,66 @@ class Models:
                     "config": manifest.config.media_type if manifest.config else None,
                 },
             )
-        return Model(reference, caller, stored, artifact)
+        access = Access(reference.repository, caller)
+        model = Model(reference, access, stored, artifact, None, None, index)
+        if artifact.needs_config:
+            model = await self._with_config(model)
+            if model.config is not None:
+                return replace(model, artifact=with_config(artifact, model.config, self._families))
+        return model
 
-    async def _config(self, model: Model) -> tuple[dict[str, object] | None, str | None]:
-        """The config blob, or None and why it cannot be read."""
+    def _chosen(self, index: Index, choice: Choice) -> Variant | None:
+        return choose_variant(
+            index, choice, is_model_type=lambda text: is_model_type(text, self._families)
+        )
+
+    async def _with_config(self, model: Model) -> Model:
+        """The model with its config blob, or with why that cannot be read."""
         descriptor = model.artifact.manifest.config
         if descriptor is None or descriptor.size == 0:
-            return None, None
+            return model
         if descriptor.size > CONFIG_BYTES_LIMIT:
-            return None, f"the config has {descriptor.size} bytes, more than {CONFIG_BYTES_LIMIT}"
+            warning = f"the config has {descriptor.size} bytes, more than {CONFIG_BYTES_LIMIT}"
+            return replace(model, config_warning=warning)
         try:
             body = await self._blobs.read(
                 model.reference.repository,
                 descriptor,
                 byte_range=ByteRange(0, descriptor.size - 1),
-                caller=model.caller,
+                caller=model.access.caller,
             )
         except (MalformedArtifact, BlobUnknown) as error:
-            return None, f"config: {error.message}"
+            return replace(model, config_warning=f"config: {error.message}")
         if Digest.of(body, descriptor.digest.algorithm) != descriptor.digest:
             raise BadUpstream("the upstream's config is not the content of its digest")
-        return read_config(body)
+        config, config_warning = read_config(body)
+        return replace(model, config=config, config_warning=config_warning)
 
     async def _find_in_layers(self, model: Model, path: str) -> FileEntry | None:
         """The file at ``path`` at the least cost: later layers first, no header too many.
 
         A layer that cannot be read is passed over; ``_tree`` tells why.
         """
-        for number, layer in reversed(list(enumerate(model.artifact.layers))):
-            if not may_hold(layer, path):
-                continue
-            if layer.packing != TAR:
-                entry = entry_of_layer(layer, layer_index=number)
-                if entry.path == path:
-                    return entry
+        for number, declared in reversed(list(enumerate(model.artifact.layers))):
+            if not may_hold(declared, path):
                 continue
             try:
-                members, match = await self._walk(model, layer, EarlyMatch(layer, path))
-            except (MalformedArtifact, BlobUnknown):
+                layer, _ = await self._layers.settled(model.access, declared)
+                if layer.packing.container == "raw":
+                    entry = entry_of_layer(layer, layer_index=number)
+                    if entry.path == path:
+                        return entry
+                    continue
+                match = await self._layers.find(model.access, layer, EarlyMatch(layer, path))
+                if match is not None:
+                    return _entry_of_member(layer, number, path, match)
+                members, failure = await self._layers.members(model.access, layer)
+            except BudgetSpent:
+                raise
+            except (MalformedArtifact, BlobUnknown, SizeInvalid):
                 continue
-            if match is not None:
-                return _entry_of_member(layer, number, path, match)
+            if failure is not None:
+                continue
             for entry in place_members(layer, members, layer_index=number):
                 if entry.path == path:
                     return entry
@@ -268,86 +374,105 @@ class Models:
     async def _tree(
         self, model: Model, *, documents_only: bool = False
     ) -> tuple[FileTree, dict[int, ProxyError]]:
-        """All files, and by layer number why a layer cannot be read."""
+        """All files, and by layer number why a layer cannot be read, or not to its end."""
         gate = asyncio.Semaphore(LAYERS_AT_ONCE)
-        layers = list(enumerate(model.artifact.layers))
-        walked = [
-            number
-            for number, layer in layers
-            if layer.packing == TAR and not (documents_only and _holds_one_weight(layer))
-        ][:LAYERS_WALKED_LIMIT]
         placed: dict[int, tuple[FileEntry, ...]] = {}
         failures: dict[int, ProxyError] = {}
+        opened = [
+            number
+            for number, layer in enumerate(model.artifact.layers)
+            if not (layer.trusted and layer.packing == RAW)
+            and not (documents_only and _holds_one_weight(layer))
+        ][:LAYERS_WALKED_LIMIT]
 
-        async def walk(number: int, layer: ModelLayer) -> None:
+        async def place(number: int, declared: ModelLayer) -> None:
             async with gate:
                 try:
-                    members, _ = await self._walk(model, layer, None)
-                except (MalformedArtifact, BlobUnknown) as error:
-                    failures[number] = error
-                    placed[number] = (_broken_entry(layer, number, error.message),)
-                else:
-                    placed[number] = place_members(layer, members, layer_index=number)
+                    placed[number], failure = await self._place(model, number, declared)
+                except BudgetSpent:
+                    raise
+                except (MalformedArtifact, BlobUnknown, SizeInvalid) as error:
+                    failure = error
+                    placed[number] = (_broken_entry(declared, number, error.message),)
+            if failure is not None:
+                failures[number] = failure
 
         try:
             async with asyncio.TaskGroup() as group:
-                for number in walked:
-                    group.create_task(walk(number, model.artifact.layers[number]))
+                for number in opened:
+                    group.create_task(place(number, model.artifact.layers[number]))
         except* ProxyError as raised:
             raise _first_failure(raised) from None
         entries = [
             entry
-            for number, layer in layers
+            for number, layer in enumerate(model.artifact.layers)
             for entry in placed.get(number, (entry_of_layer(layer, layer_index=number),))
         ]
         return build_tree(entries), failures
 
-    async def _walk(
-        self, model: Model, layer: ModelLayer, wanted: EarlyMatch | None
-    ) -> tuple[list[Member], Member | None]:
-        """Members of an uncompressed tar, up to the one ``wanted`` decides on.
+    async def _place(
+        self, model: Model, number: int, declared: ModelLayer
+    ) -> tuple[tuple[FileEntry, ...], ProxyError | None]:
+        """The files of one layer, and the fault that ends them early."""
+        layer, warning = await self._layers.settled(model.access, declared)
+        failure: ProxyError | None = None
+        if layer.packing.container == "raw":
+            entry = entry_of_layer(layer, layer_index=number)
+            size = await self._layers.plain_size(model.access, layer, scan=False)
+            if size is not None:
+                entry = replace(entry, size=size, exact=True)
+            entries: tuple[FileEntry, ...] = (entry,)
+        elif _is_told(layer) and not self._layers.is_indexed(model.access, layer):
+            entries = (entry_of_layer(layer, layer_index=number),)
+        else:
+            members, failure = await self._layers.members(model.access, layer)
+            # Adding up tens of thousands of members takes as long as reading them.
+            if len(members) > MEMBERS_INLINE:
+                entries = await asyncio.to_thread(place_members, layer, members, layer_index=number)
+            else:
+                entries = place_members(layer, members, layer_index=number)
+            if failure is not None:
+                entries = (*entries, _broken_entry(layer, number, failure.message))
+        if warning is not None and entries:
+            first = replace(entries[0], warnings=bounded((*entries[0].warnings, warning)))
+            entries = (first, *entries[1:])
+        return entries, failure
 
-        Raises:
-            MalformedArtifact: no tar.
-            SizeInvalid: the model's budget is spent.
-        """
-        size = layer.descriptor.size
-        reader = TarReader(size=size)
-        members: list[Member] = []
-        window = FIRST_WINDOW_BYTES
-        while not (reader.finished or reader.position >= size):
-            wanted_bytes = ByteRange(reader.position, min(reader.position + window, size) - 1)
-            async with self._blobs.open(
-                model.reference.repository,
-                layer.descriptor,
-                byte_range=wanted_bytes,
-                caller=model.caller,
-            ) as part:
-                model.budget.spend(part.skipped)
-                chunk = b"".join([received async for received in part.chunks])
-            found = reader.feed(wanted_bytes.first, chunk)
-            members += found
-            if wanted is not None and (match := wanted.take(found)) is not None:
-                return members, match
-            is_far = reader.position - wanted_bytes.last > WINDOW_BYTES_LIMIT
-            window = FIRST_WINDOW_BYTES if is_far else min(2 * window, WINDOW_BYTES_LIMIT)
-        reader.end()
-        return members, None
-
-    def _openable(
+    async def _openable(
         self, model: Model, entry: FileEntry, *, failure: ProxyError | None = None
     ) -> ModelFile:
         if failure is not None:
             raise failure
-        if entry.unsupported is not None or entry.offset is None or entry.size is None:
-            raise PackingUnsupported(
-                f"{entry.path[:300]!r} cannot be opened: {entry.unsupported or 'no content'}",
-                detail={"layer": str(entry.layer.descriptor.digest)},
-            )
         digest = entry.layer.descriptor.digest
-        is_blob = entry.offset == 0 and entry.size == entry.layer.descriptor.size
+        if entry.offset is None and entry.unsupported is None:
+            # Listed by its annotation alone; where it lies is told by the layer.
+            found = await self._find_in_layers(model, entry.path)
+            if found is not None and found.offset is not None:
+                return await self._openable(model, found)
+        if entry.unsupported is not None or entry.offset is None:
+            reason = f"{entry.path[:300]!r} cannot be opened: {entry.unsupported or 'no content'}"
+            detail = {"layer": str(digest)}
+            if entry.link_target is not None:
+                raise BlobUnknown(reason, detail=detail)
+            raise MalformedArtifact(reason, detail=detail)
+        layer = entry.layer
+        if layer.packing.container == "raw" and layer.packing.compression is not None:
+            size = await self._layers.plain_size(model.access, layer, scan=False)
+            return ModelFile(entry, size, f'"{digest}:plain"', model.access, self._layers)
+        is_blob = entry.offset == 0 and entry.size == layer.descriptor.size
         etag = f'"{digest}"' if is_blob else f'"{digest}:{entry.offset}-{entry.size}"'
-        return ModelFile(entry, entry.size, etag, model, self._blobs, entry.offset)
+        return ModelFile(entry, entry.size, etag, model.access, self._layers)
+
+
+async def _decoded(stored: StoredManifest) -> Manifest | Index:
+    if len(stored.body) > DECODE_INLINE_BYTES:
+        return await asyncio.to_thread(decode, stored.body)
+    return decode(stored.body)
+
+
+def _failure_of(entry: FileEntry, failures: Mapping[int, ProxyError]) -> ProxyError | None:
+    """Why ``entry`` cannot be opened, where its layer is to blame and not the file."""
+    return failures.get(entry.layer_index) if entry.is_broken_layer else None
 
 
 def _entry_of_member(layer: ModelLayer, number: int, path: str, member: Member) -> FileEntry:
@@ -364,17 +489,27 @@ def _entry_of_member(layer: ModelLayer, number: int, path: str, member: Member) 
 
 def _broken_entry(layer: ModelLayer, number: int, reason: str) -> FileEntry:
     entry = entry_of_layer(layer, layer_index=number)
-    return replace(entry, unsupported=reason, warnings=bounded((*entry.warnings, reason)))
+    warnings = bounded((*entry.warnings, reason))
+    return replace(entry, offset=None, unsupported=reason, warnings=warnings, is_broken_layer=True)
+
+
+def _is_told(layer: ModelLayer) -> bool:
+    """Whether annotations tell the one file of a compressed layer: listing need not read it."""
+    return (
+        layer.packing.compression is not None
+        and layer.declared_size is not None
+        and _names_a_file(layer)
+    )
 
 
 def _holds_one_weight(layer: ModelLayer) -> bool:
     """Whether a tar is annotated as one weight file: no place to look for a README."""
-    return (
-        layer.layer_class is LayerClass.WEIGHT
-        and layer.path is not None
-        and not layer.path.endswith("/")
-        and "." in layer.path.rpartition("/")[2]
-    )
+    return layer.layer_class is LayerClass.WEIGHT and _names_a_file(layer)
+
+
+def _names_a_file(layer: ModelLayer) -> bool:
+    path = layer.path
+    return path is not None and not path.endswith("/") and "." in path.rpartition("/")[2]
 
 
 def _first_failure(failures: BaseExceptionGroup[ProxyError]) -> ProxyError:

@@ -38,6 +38,11 @@ class AuthorizedReader:
         self._rules = rules or Rules()
         self._identity = identity
 
+    def place(self, repository: RepositoryName) -> tuple[str, str]:
+        """The upstream and what it calls ``repository``; raises as ``upstream_name`` does."""
+        name = upstream_name(repository, names=self._names, rules=self._rules)
+        return self._client.upstream_name, name
+
     @asynccontextmanager
     async def open(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from proxy.content.archives import Packed
 from proxy.content.models import ModelFile
 from proxy.errors import BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
@@ -14,18 +17,24 @@ from proxy.facade.caching import file_cache_headers
 from proxy.facade.client import expect
 from proxy.facade.content_headers import content_disposition, content_type, document_type
 from proxy.facade.credentials import caller_of
-from proxy.facade.responses import CONTENT_SAFETY, json_response
+from proxy.facade.responses import CONTENT_SAFETY, json_bytes, json_response
 from proxy.facade.selection import Selection, take_namespace
 from proxy.facade.sending import send_answer, send_chunks
 from proxy.facade.trace import trace_of
+from proxy.formats.archive import ArchiveKind
 from proxy.model.additions import ADDITIONS
-from proxy.model.tree import Directory, subtree_json
+from proxy.model.globs import Filter
+from proxy.model.tree import Directory, FileTree, subtree_json
+from proxy.model.variants import Choice
 from proxy.oci import byterange
-from proxy.oci.byterange import ByteRange
 from proxy.oci.endpoint import split_target
+from proxy.oci.query import Query
 from proxy.oci.reference import Reference
 
-_VIEWS = ("", "files", *ADDITIONS)
+_ARCHIVES: Mapping[str, ArchiveKind] = {"archive.tar": "tar", "archive.zip": "zip"}
+_VIEWS = ("", "files", *ADDITIONS, *_ARCHIVES)
+# A listing of more files is written in a thread.
+ENTRIES_INLINE = 1_000
 
 
 class CnaiApi:
@@ -57,19 +66,22 @@ class CnaiApi:
         repository = asked.reference.repository.text
         site = self._selection.select(request, repository, namespace=namespace).site
         caller = await self._selection.admit(caller_of(request), site)
-        models = site.models
+        models, reference = site.models, asked.reference
+        asked_query = Query.parse(query)
+        choice = _choice(asked_query)
         if asked.view == "files":
             trace.route = "/cnai/<ref>/files"
             if not asked.path:
-                tree = await models.files(asked.reference, caller=caller)
-                return json_response(tree.to_json(flat=_is_set(request, "flat")))
+                wanted = _filter(asked_query)
+                tree = await models.files(reference, caller=caller, choice=choice)
+                return await self._list(tree, wanted, flat=_is_set(request, "flat"))
             trace.route = "/cnai/<ref>/files/<path>"
             trace.path = asked.path[:500]
-            found = await models.find(asked.reference, asked.path, caller=caller)
+            found = await models.find(reference, asked.path, caller=caller, choice=choice)
             if isinstance(found, Directory):
                 return json_response(subtree_json(found))
             as_type = content_type(found.entry.path)
-            return await self._send(request, found, asked.reference, as_type=as_type)
+            return await self._send(request, found, reference, as_type=as_type)
         if asked.path or asked.view not in _VIEWS:
             raise BlobUnknown(
                 f"a model has no {asked.view[:100]!r}",
@@ -77,10 +89,39 @@ class CnaiApi:
             )
         if asked.view in ADDITIONS:
             trace.route = f"/cnai/<ref>/{asked.view}"
-            document = await models.addition(asked.reference, asked.view, caller=caller)
+            document = await models.addition(reference, asked.view, caller=caller, choice=choice)
             as_type = document_type(document.entry.path)
-            return await self._send(request, document, asked.reference, as_type=as_type)
-        return json_response(await models.describe(asked.reference, caller=caller))
+            return await self._send(request, document, reference, as_type=as_type)
+        if (kind := _ARCHIVES.get(asked.view)) is not None:
+            trace.route = f"/cnai/<ref>/{asked.view}"
+            wanted = _filter(asked_query)
+            packed = await models.archive(reference, caller=caller, wanted=wanted, choice=choice)
+            return await self._send_archive(request, packed, reference, kind=kind)
+        return json_response(await models.describe(reference, caller=caller, choice=choice))
+
+    @staticmethod
+    async def _list(tree: FileTree, wanted: Filter, *, flat: bool) -> web.Response:
+        if len(tree.entries) <= ENTRIES_INLINE:
+            return json_response(tree.selected(wanted).to_json(flat=flat))
+        # Writing a hundred thousand entries takes a second or more.
+        body = await asyncio.to_thread(lambda: json_bytes(tree.selected(wanted).to_json(flat=flat)))
+        return json_response(body)
+
+    async def _send_archive(
+        self, request: web.Request, packed: Packed, reference: Reference, *, kind: ArchiveKind
+    ) -> web.StreamResponse:
+        by_digest = reference.digest is not None
+        headers = CIMultiDict({**CONTENT_SAFETY, **file_cache_headers(by_digest=by_digest)})
+        headers["Content-Type"] = packed.media_type(kind)
+        headers["Content-Length"] = str(packed.size(kind))
+        version = str(reference.tag) if reference.digest is None else reference.digest.short
+        name = f"{reference.repository.text.rpartition('/')[2]}-{version}.{kind}"
+        headers["Content-Disposition"] = content_disposition(name, attachment=True)
+        trace_of(request).origin = "upstream"
+        async with aclosing(packed.chunks(kind)) as chunks:
+            return await send_chunks(
+                request, chunks, status=200, headers=headers, write_seconds=self._write_seconds
+            )
 
     async def _send(
         self, request: web.Request, found: ModelFile, reference: Reference, *, as_type: str
@@ -90,14 +131,16 @@ class CnaiApi:
         headers = CIMultiDict({**CONTENT_SAFETY, **caching})
         headers["ETag"] = found.etag
         headers["Accept-Ranges"] = "bytes"
+        if hdrs.RANGE in request.headers:
+            found = await found.measured()
         decision = byterange.decide(
-            size=found.size,
+            size=found.size or 0,
             etag=found.etag,
             range_header=request.headers.get(hdrs.RANGE),
             if_range=request.headers.get(hdrs.IF_RANGE),
             if_none_match=request.headers.get(hdrs.IF_NONE_MATCH),
         )
-        status, wanted = 200, ByteRange(0, found.size - 1)
+        status, wanted = 200, None
         match decision:
             case byterange.NotModified():
                 return web.Response(status=304, headers=headers)
@@ -108,15 +151,18 @@ class CnaiApi:
                 )
             case byterange.Part(range=asked):
                 status, wanted = 206, asked
-                headers["Content-Range"] = asked.content_range(found.size)
+                headers["Content-Range"] = asked.content_range(found.size or 0)
             case byterange.Whole():
                 pass
         headers["Content-Type"] = as_type
-        headers["Content-Length"] = str(wanted.length)
+        length = found.size if wanted is None else wanted.length
+        # A compressed file that nobody has read to its end yet goes out in chunks.
+        if length is not None:
+            headers["Content-Length"] = str(length)
         headers["Content-Disposition"] = content_disposition(
             found.entry.path, attachment=_is_set(request, "download")
         )
-        if request.method == hdrs.METH_HEAD or wanted.length == 0:
+        if request.method == hdrs.METH_HEAD or length == 0:
             return await send_chunks(
                 request,
                 _nothing(),
@@ -141,6 +187,18 @@ class CnaiApi:
                 headers=headers,
                 write_seconds=self._write_seconds,
             )
+
+
+def _filter(query: Query) -> Filter:
+    return Filter.parse(query.values("include"), query.values("exclude"))
+
+
+def _choice(query: Query) -> Choice:
+    """Which variant of an index is meant; of several values the first counts."""
+    platform, variant = query.values("platform"), query.values("variant")
+    return Choice(
+        platform=platform[0] if platform else None, variant=variant[0] if variant else None
+    )
 
 
 def _is_set(request: web.Request, name: str) -> bool:

@@ -31,12 +31,19 @@ def error_response(error: ProxyError) -> web.Response:
     return response
 
 
+def json_bytes(value: object) -> bytes:
+    """``value`` as JSON; what is no Unicode text in it is replaced."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
 def json_response(value: object) -> web.Response:
-    """``value`` as JSON that only the caller's own cache may keep, and must revalidate."""
+    """``value`` as JSON, or the bytes ``json_bytes`` made of it.
+
+    Only the caller's own cache may keep it, and must revalidate.
+    """
     return web.Response(
-        body=json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "replace"
-        ),
+        body=value if isinstance(value, bytes) else json_bytes(value),
         content_type="application/json",
         headers={**REVALIDATED, **NO_SNIFFING},
     )

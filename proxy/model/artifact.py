@@ -50,7 +50,10 @@ class ModelLayer:
     """One layer. ``path`` is the annotated one exactly as written: hostile, for ``paths`` to judge.
 
     ``declared_size`` is the count of bytes that the layer's file metadata claims for the unpacked
-    file, 0 ≤ n < 2**63.
+    file, 0 ≤ n < 2**63. ``packing`` is what the type declares; not ``trusted``: the type says
+    nothing certain, the content decides. ``name`` is the safe name that the family gives a layer
+    without a path. The members of a tar are relative to ``member_prefix``, hostile too: "" if they
+    are whole paths, None if the family does not say.
     """
 
     descriptor: Descriptor
@@ -58,16 +61,24 @@ class ModelLayer:
     packing: Packing
     path: str | None = None
     declared_size: int | None = None
+    trusted: bool = True
+    name: str | None = None
+    member_prefix: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelArtifact:
-    """A manifest recognised as a model of ``family``; ``layers`` in the manifest's order."""
+    """A manifest recognised as a model of ``family``; ``layers`` in the manifest's order.
+
+    ``needs_config``: the names of the layers stand in the config.
+    """
 
     family: str
     manifest: Manifest
     layers: tuple[ModelLayer, ...]
     warnings: tuple[str, ...] = ()
+    needs_config: bool = False
 
 
 def bounded(warnings: Iterable[str]) -> tuple[str, ...]:

@@ -4,12 +4,13 @@
 that an artifact says fails here: a file without a safe path gets a synthetic name.
 
 A tar's annotated path may name the one file in it, a directory around its members, or (aikit) just
-a bundle such as ``docs``. The first regular member decides how the others are placed, and the
-first member of a name counts, so that a reader looking for one file can stop early.
+a bundle such as ``docs``. The first file decides how the others are placed, and the first member of
+a name counts, so that a reader looking for one file can stop early.
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -36,8 +37,10 @@ class FileEntry:
 
     ``path`` is safe; ``raw_path`` is what was written, where that differs. ``size`` is bytes,
     certain if ``exact``, else what the annotation claims. ``offset`` is where the content starts
-    in the layer's blob, in bytes; None: not known or not to be opened. ``unsupported`` says why a
-    file cannot be opened at all.
+    in the layer, in bytes of what is inside its compression; None: not known or not to be opened.
+    ``unsupported`` says why a file cannot be opened at all; a link has its ``link_target``, and
+    ``is_broken_layer`` marks the entry that stands for a layer which cannot be read, or not to its
+    end.
     """
 
     path: str
@@ -50,6 +53,8 @@ class FileEntry:
     raw_path: str | None = None
     unsupported: str | None = None
     warnings: tuple[str, ...] = ()
+    link_target: str | None = None
+    is_broken_layer: bool = False
 
     @property
     def name(self) -> str:
@@ -80,10 +85,9 @@ def entry_of_layer(layer: ModelLayer, *, layer_index: int) -> FileEntry:
         layer_index=layer_index,
         size=layer.descriptor.size if is_raw else declared,
         exact=is_raw,
-        offset=0 if is_raw else None,
+        offset=0 if packing.container == "raw" else None,
         file_class=classify(path, layer.layer_class),
         raw_path=layer.path if layer.path and layer.path != path else None,
-        unsupported=f"the packing {packing} is not opened yet" if packing.compression else None,
         warnings=(warning,) if warning else (),
     )
 
@@ -93,17 +97,22 @@ def place_members(
 ) -> tuple[FileEntry, ...]:
     """The files of a tar layer, in the archive's order; directories and devices are left out.
 
-    One regular member and no directory: the annotated path is its path. Else the annotated path
-    is a directory, unless the first regular member lies at or below it already; then only members
-    outside it are put below it. A bundle word places nothing. Of several members of one path the
-    first counts. A hard link is the earlier regular member that it names.
+    The annotated path is the path of the first file where both end in the same name, or where it is
+    alone and no directory is there; else it is a directory, unless that file lies at or below it
+    already: then only members outside it are put below it. A bundle word places nothing. Of several
+    members of one path the first counts. A hard link is the earlier regular member that it names.
     """
     placement = _Placement.of(layer)
     names = [_member_name(layer, member.name, at) for at, member in enumerate(members)]
     files = [at for at, member in enumerate(members) if member.kind in _FILES]
-    has_directory = any(member.kind is MemberKind.DIRECTORY for member in members)
-    single = files[0] if len(files) == 1 and not has_directory and placement.may_name else None
-    as_written = bool(files) and placement.holds(names[files[0]])
+    first = files[0] if files else len(members)
+    directories = [at for at, member in enumerate(members) if member.kind is MemberKind.DIRECTORY]
+    way = _Way.WRITTEN
+    if files:
+        is_behind = bool(directories) and directories[0] < first
+        is_lone = len(files) == 1 and not directories
+        decided = placement.way(names[first], behind_directory=is_behind)
+        way = decided or placement.way_of_lone(is_lone=is_lone)
     regular: dict[str, Member] = {}
     found: dict[str, FileEntry] = {}
     twins: dict[str, int] = {}
@@ -115,9 +124,9 @@ def place_members(
             regular.setdefault(name, member)
         elif member.kind is MemberKind.HARDLINK:
             target = regular.get(sanitise_path(member.link_target or "") or "", member)
-        written, safe, path = member.name, name, placement.place(name, as_written=as_written)
-        if at == single and placement.label is not None:
-            written, safe, path = layer.path or "", placement.label, placement.label
+        path = placement.place(name, way, is_first=at == first)
+        is_named = way is _Way.NAMED and at == first
+        written, safe = (layer.path or "", path) if is_named else (member.name, name)
         if path in found:
             twins[path] = twins.get(path, 0) + 1
             continue
@@ -134,19 +143,21 @@ def place_members(
             raw_path=written if written != safe else None,
             unsupported=unsupported,
             warnings=(warning,) if warning else (),
+            link_target=target.link_target,
         )
     for path, count in twins.items():
-        warning = f"{count} later members of the same path are not shown"
+        warning = f"{count} later members of the same path are hidden; unpacking leaves the last"
         found[path] = replace(found[path], warnings=(*found[path].warnings, warning))
     return tuple(found.values())
 
 
 def may_hold(layer: ModelLayer, path: str) -> bool:
     """Whether the file at ``path``, as one layer places it, can come out of this layer."""
-    if layer.packing.container == "raw":
+    if layer.packing.container == "raw" and layer.trusted:
         return path == (_label(layer) or _synthetic(layer))
-    placement = _Placement.of(layer)
-    return placement.label is None or placement.is_bundle or placement.holds(path)
+    if path == _synthetic(layer):
+        return True
+    return _Placement.of(layer).may_place(path)
 
 
 class EarlyMatch:
@@ -164,38 +175,34 @@ class EarlyMatch:
         self._count = 0
         self._files = 0
         self._has_directory = False
-        self._first_name = ""
-        # The first member at the path if members are placed as they are, and if they are not.
-        self._candidates: dict[bool, Member] = {}
+        self._way: _Way | None = None
+        # The first member at the path, by the way in which members are placed.
+        self._candidates: dict[_Way, Member] = {}
 
     def take(self, members: Iterable[Member]) -> Member | None:
         """Add the next members; the member at the path once that is certain, else None."""
         for member in members:
             self._add(member)
-        if self._placement.label is None or self._placement.is_bundle:
-            found = self._candidates.get(True)
-        elif not self._files:
-            return None
-        else:
-            is_several = self._files > 1 or self._has_directory or not self._placement.may_name
-            # A lone member gets the annotated path: its own unless more members come.
-            if not is_several and self._first_name != self._placement.label:
-                return None
-            found = self._candidates.get(self._placement.holds(self._first_name))
+        way = self._way
+        if way is None and (self._files > 1 or (self._files and self._has_directory)):
+            way = self._placement.way_of_lone(is_lone=False)
+        if way is None:
+            return None  # a lone file has another path than one of several
+        found = self._candidates.get(way)
         return found if found is not None and found.kind is MemberKind.REGULAR else None
 
     def _add(self, member: Member) -> None:
         name = _member_name(self._layer, member.name, self._count)
         self._count += 1
+        is_first = member.kind in _FILES and not self._files
+        if is_first:
+            self._way = self._placement.way(name, behind_directory=self._has_directory)
         self._has_directory = self._has_directory or member.kind is MemberKind.DIRECTORY
-        if member.kind in _FILES:
-            if not self._files:
-                self._first_name = name
-            self._files += 1
+        self._files += member.kind in _FILES
         if member.kind in _SHOWN:
-            for as_written in (True, False):
-                if self._placement.place(name, as_written=as_written) == self._path:
-                    self._candidates.setdefault(as_written, member)
+            for way in _Way:
+                if self._placement.place(name, way, is_first=is_first) == self._path:
+                    self._candidates.setdefault(way, member)
 
 
 def _label(layer: ModelLayer) -> str | None:
@@ -203,7 +210,9 @@ def _label(layer: ModelLayer) -> str | None:
 
 
 def _synthetic(layer: ModelLayer) -> str:
-    """The name of a layer that has none: its class, its digest, what extension is known."""
+    """The name of a layer that has none: its family's, or class, digest and a known extension."""
+    if layer.name is not None:
+        return layer.name
     if layer.packing.container == "tar":
         extension = ".tar"
     elif match := _TYPE_FORMAT.fullmatch(layer.descriptor.media_type):
@@ -243,27 +252,71 @@ def _unsupported(target: Member) -> str | None:
             return None
 
 
+class _Way(enum.Enum):
+    """How members get their paths.
+
+    By their own names, below the annotated path, or the first one by that path and the others
+    beside it.
+    """
+
+    WRITTEN = "written"
+    BELOW = "below"
+    NAMED = "named"
+
+
 @dataclass(frozen=True, slots=True)
 class _Placement:
     """How a tar layer's annotated path places its members."""
 
     label: str | None
     is_bundle: bool
-    may_name: bool  # the label may be the path of a lone member
+    may_name: bool  # the label may be the path of a file
+    prefix: str | None  # members are relative to this directory, whatever the label
 
     @classmethod
     def of(cls, layer: ModelLayer) -> _Placement:
         label = _label(layer)
         is_bundle = label in BUNDLE_WORDS
         is_directory = bool(layer.path) and str(layer.path).endswith(("/", "\\"))
-        return cls(label, is_bundle, not is_bundle and not is_directory)
+        prefix = layer.member_prefix
+        if prefix is not None:
+            prefix = sanitise_path(prefix) or ""
+        return cls(label, is_bundle, not is_bundle and not is_directory, prefix)
 
-    def holds(self, name: str) -> bool:
+    @property
+    def is_silent(self) -> bool:
+        """Whether the label says nothing about members."""
+        return self.prefix is not None or self.label is None or self.is_bundle
+
+    def may_place(self, path: str) -> bool:
+        """Whether a member can get this path."""
+        if self.prefix:
+            return path.startswith(f"{self.prefix}/")
+        return self.is_silent or self._holds(path) or path.startswith(f"{self.label}~/")
+
+    def way(self, first_name: str, *, behind_directory: bool) -> _Way | None:
+        """The way that the first file decides; None: it depends on whether it is alone."""
+        if self.is_silent or self._holds(first_name):
+            return _Way.WRITTEN
+        same_name = first_name.rpartition("/")[2] == str(self.label).rpartition("/")[2]
+        if self.may_name and same_name and not behind_directory:
+            return _Way.NAMED
+        return None if self.may_name else _Way.BELOW
+
+    def way_of_lone(self, *, is_lone: bool) -> _Way:
+        """The way where the first file did not decide."""
+        return _Way.NAMED if is_lone and self.may_name else _Way.BELOW
+
+    def place(self, name: str, way: _Way, *, is_first: bool) -> str:
+        """The path of a member; ``is_first`` for the first file."""
+        if self.prefix is not None:
+            return f"{self.prefix}/{name}" if self.prefix else name
+        if self.is_silent or (way is _Way.WRITTEN and self._holds(name)):
+            return name
+        if way is _Way.NAMED:
+            return str(self.label) if is_first else f"{self.label}~/{name}"
+        return f"{self.label}/{name}"
+
+    def _holds(self, name: str) -> bool:
         """Whether a name is the label or lies below it."""
         return self.label is not None and (name == self.label or name.startswith(f"{self.label}/"))
-
-    def place(self, name: str, *, as_written: bool) -> str:
-        """The path of a member; ``as_written`` if the first regular member is one we hold."""
-        if self.label is None or self.is_bundle or (as_written and self.holds(name)):
-            return name
-        return f"{self.label}/{name}"

@@ -16,8 +16,9 @@ from decimal import Decimal
 from proxy.errors import MalformedArtifact
 from proxy.model.artifact import ModelArtifact, ModelLayer, bounded
 from proxy.model.paths import sanitise_path
+from proxy.model.variants import variants
 from proxy.oci.digest import Digest
-from proxy.oci.manifest import load_json
+from proxy.oci.manifest import Index, load_json
 from proxy.oci.reference import RepositoryName, Tag
 
 RECORD_SCHEMA = 1
@@ -95,12 +96,13 @@ def model_record(
     config: dict[str, object] | None,
     config_warning: str | None = None,
     additions: Sequence[str] = (),
+    index: Digest | None = None,
 ) -> dict[str, object]:
     """The record as JSON values.
 
     ``config`` and ``config_warning`` come from ``read_config``; ``media_type`` is the manifest's;
     ``additions`` are the names of those the model has. ``size`` is bytes of config and distinct
-    layers.
+    layers. ``index`` is the index that was asked for, where it led to this manifest.
     """
     reader = _ConfigReader(config or {})
     fields: dict[str, object] = {
@@ -120,6 +122,7 @@ def model_record(
         "repository": str(repository),
         "tag": str(tag) if tag else None,
         "digest": str(digest),
+        "index": str(index) if index else None,
         "mediaType": _clean_text(media_type),
         "artifactType": _clean_text(artifact_type) if artifact_type else None,
         "family": artifact.family,
@@ -147,6 +150,23 @@ def model_record(
             *bounded(reader.warnings),
         ],
         "config": config,
+    }
+
+
+def set_record(
+    index: Index, *, repository: RepositoryName, tag: Tag | None, digest: Digest, media_type: str
+) -> dict[str, object]:
+    """The record of an index whose models stand side by side: what there is to choose from."""
+    artifact_type = index.artifact_type
+    return {
+        "schema": RECORD_SCHEMA,
+        "repository": str(repository),
+        "tag": str(tag) if tag else None,
+        "digest": str(digest),
+        "mediaType": _clean_text(media_type),
+        "artifactType": _clean_text(artifact_type) if artifact_type else None,
+        "family": None,
+        "variants": [_clean(variant.to_json()) for variant in variants(index)],
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.errors import SizeInvalid
 from proxy.model.artifact import bounded
+from proxy.model.globs import Filter
 from proxy.model.placement import FileEntry
 
 DIRECTORIES_LIMIT = 200_000
@@ -40,6 +41,11 @@ class FileTree:
     def lookup(self, path: str) -> FileEntry | Directory | None:
         """What stands at exactly this path; the empty path is the root."""
         return self._index.get(path)
+
+    def selected(self, wanted: Filter) -> FileTree:
+        """The tree of those files that ``wanted`` lets through."""
+        kept = tuple(entry for entry in self.entries if wanted.wants(entry.path))
+        return self if len(kept) == len(self.entries) else FileTree(kept, *_grow(kept))
 
     def to_json(self, *, flat: bool = False) -> list[dict[str, object]]:
         """The root's children as nested objects, or all files in one list."""
@@ -79,6 +85,9 @@ def _file_json(entry: FileEntry) -> dict[str, object]:
         # Bytes that were no UTF-8 would not survive as JSON.
         written = entry.raw_path.encode("utf-8", "surrogatepass")
         document["rawPath"] = written.decode("utf-8", "replace")
+    if entry.link_target is not None:
+        target = entry.link_target.encode("utf-8", "surrogatepass")
+        document["linkTarget"] = target.decode("utf-8", "replace")
     reasons = (entry.unsupported,) if entry.unsupported else ()
     if warnings := list(dict.fromkeys((*entry.warnings, *reasons))):
         document["warnings"] = warnings

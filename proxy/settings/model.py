@@ -26,6 +26,9 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.model.artifact import RAW, TAR, LayerClass, Packing
+from proxy.model.families import with_declared
+from proxy.model.families.family import Family, LayerRule, layer_rule
 from proxy.settings.files import (
     CertificateFile,
     HtpasswdFile,
@@ -35,11 +38,15 @@ from proxy.settings.files import (
     read_users,
 )
 from proxy.settings.values import (
+    AnnotationKey,
     AuthHost,
     DefaultNamespace,
     EgressProxy,
+    FamilyName,
+    FileName,
     HostPort,
     ListenHost,
+    MediaTypeGlob,
     NameGlob,
     NamePrefix,
     Network,
@@ -56,6 +63,13 @@ from proxy.settings.values import (
 # Hosts under which Docker Hub is known; ``library`` is its namespace of one-segment names.
 _DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _MASK = "********"
+_PACKINGS = {
+    str(packing): packing
+    for packing in (
+        *(RAW, Packing("raw", "gzip"), Packing("raw", "zstd")),
+        *(TAR, Packing("tar", "gzip"), Packing("tar", "zstd")),
+    )
+}
 
 
 class _Section(BaseModel):
@@ -276,10 +290,80 @@ class UpstreamSettings(_Section):
         return _DOCKER_HUB if self.is_docker_hub else (authority_of(self.url),)
 
 
+class LayerTypeSettings(_Section):
+    """Layer types of a declared family, and what they hold."""
+
+    media_type: MediaTypeGlob
+    file_class: LayerClass = LayerClass.OTHER
+    packing: Literal[
+        "type", "sniff", "raw", "raw+gzip", "raw+zstd", "tar", "tar+gzip", "tar+zstd"
+    ] = "type"
+    name: FileName | None = None
+
+    def rule(self) -> LayerRule:
+        """The rule that the family reads such layers by."""
+        return layer_rule(
+            self.media_type,
+            self.file_class,
+            _PACKINGS.get(self.packing),
+            trusted=self.packing != "sniff",
+            name=self.name,
+        )
+
+
+class FamilySettings(_Section):
+    """A packaging convention that is not built in."""
+
+    name: FamilyName
+    artifact_types: tuple[MediaTypeGlob, ...] = ()
+    config_types: tuple[MediaTypeGlob, ...] = Field(default=(), validate_default=True)
+    layers: tuple[LayerTypeSettings, ...] = ()
+    path_annotations: tuple[AnnotationKey, ...] = ("org.opencontainers.image.title",)
+    metadata_annotations: tuple[AnnotationKey, ...] = ()
+
+    @field_validator("config_types")
+    @classmethod
+    def _is_known_by_something(
+        cls, value: tuple[str, ...], found: ValidationInfo
+    ) -> tuple[str, ...]:
+        if not value and found.data.get("artifact_types") == ():
+            raise ValueError("expected a type here or in artifact_types to know the family by")
+        return value
+
+    def family(self) -> Family:
+        """The family in the form of the built-in ones.
+
+        Its layer types alone are no mark of it: they may be as common as octet-stream.
+        """
+        return Family(
+            name=self.name,
+            artifact_types=frozenset(self.artifact_types),
+            config_types=frozenset(self.config_types),
+            layer_rules=tuple(layer.rule() for layer in self.layers),
+            path_annotations=self.path_annotations,
+            metadata_annotations=self.metadata_annotations,
+            own_layer_types=False,
+        )
+
+
 class ModelsSettings(_Section):
     """The routes below /cnai/."""
 
     enabled: bool = True
+    index_bytes: Annotated[WholeNumber, Field(ge=1024**2, le=1024**4)] = 256 * 1024**2
+    scan_bytes: Annotated[WholeNumber, Field(ge=0, le=1024**5)] = 16 * 1024**3
+    families: tuple[FamilySettings, ...] = ()
+
+    @field_validator("families")
+    @classmethod
+    def _distinct_names(cls, value: tuple[FamilySettings, ...]) -> tuple[FamilySettings, ...]:
+        if len({family.name for family in value}) != len(value):
+            raise ValueError("expected families of distinct names")
+        return value
+
+    def known_families(self) -> tuple[Family, ...]:
+        """All families, the built-in ones and the declared ones."""
+        return with_declared([declared.family() for declared in self.families])
 
 
 class LogSettings(_Section):

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from proxy.model.families import FAMILIES
+from proxy.model.families.family import TYPE_LENGTH_LIMIT
+from proxy.model.paths import sanitise_path
 from proxy.oci.reference import NAME
 
 _HOST = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]"
@@ -25,6 +28,9 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # all of IPv4 within IPv6
 _NAME = re.compile(NAME)
 _NAME_LIMIT = 128
 _GLOB = re.compile(r"[a-z0-9._*-]+(/[a-z0-9._*-]+)*")
+_MEDIA_TYPE_GLOB = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+*-]*/[A-Za-z0-9*][A-Za-z0-9!#$&^_.+*-]*"
+)
 # Control characters, and bytes of a variable that are no UTF-8.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -163,6 +169,36 @@ def _glob(value: str) -> str:
     return value
 
 
+def _media_type_glob(value: str) -> str:
+    # With something before the first "*" of each part: one that takes every type is a mistake.
+    if len(value) > TYPE_LENGTH_LIMIT or not _MEDIA_TYPE_GLOB.fullmatch(value):
+        raise ValueError(
+            "expected a media type without parameters, such as application/vnd.acme.model.v1.tar "
+            "or application/vnd.acme.*"
+        )
+    return value.lower()
+
+
+def _family_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("expected at most 63 lower-case letters, digits and '-'")
+    if any(value == family.name for family in FAMILIES):
+        raise ValueError("expected a name that no built-in family has")
+    return value
+
+
+def _annotation_key(value: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,255}", value):
+        raise ValueError("expected the key of an annotation, such as com.example.path")
+    return value
+
+
+def _file_name(value: str) -> str:
+    if sanitise_path(value) != value or "/" in value:
+        raise ValueError("expected the name of a file, without '/'")
+    return value
+
+
 def _username(value: str) -> str:
     if not value or ":" in value or _CONTROL.search(value):
         raise ValueError("expected a name without ':' and control characters")
@@ -189,6 +225,11 @@ UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
 NamePrefix = Annotated[str, AfterValidator(_prefix)]
 DefaultNamespace = Annotated[str, AfterValidator(_prefix_or_none)]  # "" for none
 NameGlob = Annotated[str, AfterValidator(_glob)]
+
+MediaTypeGlob = Annotated[str, AfterValidator(_media_type_glob)]
+FamilyName = Annotated[str, AfterValidator(_family_name)]
+AnnotationKey = Annotated[str, AfterValidator(_annotation_key)]
+FileName = Annotated[str, AfterValidator(_file_name)]
 
 Username = Annotated[str, AfterValidator(_username)]
 Password = Annotated[SecretStr, AfterValidator(_password)]

@@ -52,6 +52,11 @@ class AuthorizedClient:
         self._challenges_until = -math.inf
         self._asking: asyncio.Task[None] | None = None
 
+    @property
+    def upstream_name(self) -> str:
+        """What the settings call the upstream."""
+        return self._upstream.name
+
     @asynccontextmanager
     async def open(
         self,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_choose_takes_the_best_of_what_is_left(name: str, ranked: list[str]) -> 
 
 
 def test_choose_file_that_can_be_opened_comes_first() -> None:
-    closed = _entry("README.md", packing=Packing("raw", "gzip"))
+    closed = replace(_entry("README.md", packing=Packing("raw", "gzip")), unsupported="broken")
     deep = _entry("docs/sub/readme.txt")
     assert choose([closed, deep], "readme") == deep
     assert choose([deep, closed], "readme") == deep

@@ -56,7 +56,7 @@ def _record(config: object, *, warning: str | None = None) -> dict[str, object]:
 def test_record_full_config_fills_every_field() -> None:
     record = _record(_FULL)
     assert ",".join(record) == (
-        "schema,repository,tag,digest,mediaType,artifactType,family,name,title,description,"
+        "schema,repository,tag,digest,index,mediaType,artifactType,family,name,title,description,"
         "architecture,format,parameters,precision,quantization,licenses,capabilities,size,"
         "created,source,layers,additions,provenance,warnings,config"
     )

@@ -26,6 +26,37 @@ REFUSED = [
     ("listen: {body_seconds: -1}", "listen.body_seconds: expected more than 0, found -1"),
     ("listen: {body_seconds: .nan}", "listen.body_seconds: expected more than 0, found nan"),
     ("listen: {body_seconds: .inf}", "listen.body_seconds: expected at most 86400, found inf"),
+    (
+        "models: {families: [{name: ollama, config_types: [a/b]}]}",
+        "models.families.0.name: expected a name that no",
+    ),
+    (
+        "models: {families: [{name: A, config_types: [a/b]}]}",
+        "models.families.0.name: expected at most 63",
+    ),
+    (
+        "models: {families: [{name: a}]}",
+        "models.families.0.config_types: expected a type here or in artifact_types",
+    ),
+    (
+        "models: {families: [{name: a, artifact_types: ['*']}]}",
+        "models.families.0.artifact_types.0: expected a media type without parameters",
+    ),
+    *(
+        (f"models: {{families: [{{name: a, artifact_types: [a/b], {keys}}}]}}", fault)
+        for keys, fault in (
+            ("layers: [{media_type: a/b, name: a/b}]", "models.families.0.layers.0.name: expected"),
+            (
+                "layers: [{media_type: a/b, packing: zip}]",
+                "models.families.0.layers.0.packing: expected 'type', 'sniff', 'raw'",
+            ),
+            ("path_annotations: ['']", "models.families.0.path_annotations.0: expected the key of"),
+        )
+    ),
+    (
+        "models: {families: [{name: a, artifact_types: [a/b]}, {name: a, artifact_types: [a/c]}]}",
+        "models.families: expected families of distinct names",
+    ),
     ("log: {level: loud}", "log.level: expected 'debug', 'info', 'warning' or 'error', found 'lo"),
     ("log: {format: xml}", "log.format: expected 'text' or 'json', found 'xml'"),
     (
@@ -213,3 +244,20 @@ def test_L2_with_upstream_keeps_a_login_in_force(folder: Path) -> None:
         URL
     )
     assert settings.upstreams[0].asks_login
+
+
+def test_declared_families_have_the_form_of_the_built_in_ones(tmp_path: Path) -> None:
+    text = (
+        "models: {families: [{name: acme, artifact_types: [application/vnd.ACME.*], layers: "
+        "[{media_type: application/x, file_class: weight, packing: tar+zstd, name: net}, "
+        "{media_type: application/*, packing: sniff}]}]}"
+    )
+    families = load_text(text, tmp_path).models.known_families()
+    acme = families[-2]
+    assert (acme.name, acme.artifact_types) == (
+        "acme",
+        frozenset(("application/vnd.acme.*",)),
+    )
+    first, second = acme.layer_rules
+    assert (str(first.packing), first.trusted, first.name) == ("tar+zstd", True, "net")
+    assert (second.packing, second.trusted) == (None, False)

@@ -2,7 +2,8 @@
 
 For some weeks both were mixed (cncf types, cnai annotations), and tools that rewrite a manifest
 keep what they find: each family reads the annotations of both.
-Source: model-spec v0.0.7, "Manifest" and "Annotations"; v0.0.1 to v0.0.6 for CNAI.
+Source: model-spec v0.0.7, "Manifest" and "Annotations"; v0.0.1 to v0.0.6 and the drafts before
+them for CNAI.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ _CLASSES = {
     "code": LayerClass.CODE,
     "dataset": LayerClass.DATASET,
     "layer": LayerClass.OTHER,  # any file, before weight, doc and code were told apart
+}
+# The drafts of 2024 had one layer type; these annotations said what is in it.
+_MARKED_CLASSES = {
+    "org.cnai.model.readme": LayerClass.DOC,
+    "org.cnai.model.license": LayerClass.DOC,
+    "org.cnai.model.config": LayerClass.CONFIG,
+    "org.cnai.model.model": LayerClass.WEIGHT,
 }
 
 
@@ -41,14 +49,18 @@ def _metadata_keys(vendor: str) -> tuple[str, str]:
 
 # olot and oras write the title alone; where aikit writes both, they are equal.
 _TITLE = "org.opencontainers.image.title"
+_CNCF_PATH = "org.cncf.model.filepath"
+_CNAI_PATH = "org.cnai.model.filepath"
 
 MODELPACK = Family(
     name="modelpack",
     artifact_types=frozenset(("application/vnd.cncf.model.manifest.v1+json",)),
     config_types=frozenset(("application/vnd.cncf.model.config.v1+json",)),
     layer_rules=(_rule("cncf"),),
-    path_annotations=("org.cncf.model.filepath", "org.cnai.model.filepath", _TITLE),
+    path_annotations=(_CNCF_PATH, _CNAI_PATH, _TITLE),
     metadata_annotations=(*_metadata_keys("cncf"), *_metadata_keys("cnai")),
+    marks=(_CNCF_PATH,),
+    class_annotations=_MARKED_CLASSES,
 )
 
 CNAI = Family(
@@ -56,6 +68,8 @@ CNAI = Family(
     artifact_types=frozenset(("application/vnd.cnai.model.manifest.v1+json",)),
     config_types=frozenset(("application/vnd.cnai.model.config.v1+json",)),
     layer_rules=(_rule("cnai"),),
-    path_annotations=("org.cnai.model.filepath", "org.cncf.model.filepath", _TITLE),
+    path_annotations=(_CNAI_PATH, _CNCF_PATH, _TITLE),
     metadata_annotations=(*_metadata_keys("cnai"), *_metadata_keys("cncf")),
+    marks=(_CNAI_PATH,),
+    class_annotations=_MARKED_CLASSES,
 )

@@ -9,6 +9,7 @@ from proxy.model.artifact import LayerClass, ModelLayer
 from proxy.model.families import FAMILIES, recognise
 from proxy.oci.manifest import Manifest
 from tests.build import Generation, descriptor, file_annotations, layer_type, model_manifest
+from tests.model.families.golden import Row, golden, rows
 
 
 def _layers(manifest: Manifest) -> tuple[ModelLayer, ...]:
@@ -55,13 +56,22 @@ def test_recognise_artifact_type_comes_before_config_and_layers() -> None:
 
 
 def test_recognise_other_artifacts_are_no_models() -> None:
-    layer = descriptor(
-        "application/vnd.oci.image.layer.v1.tar", b"w", annotations=file_annotations("a")
-    )
+    layer = descriptor("application/vnd.oci.image.layer.v1.tar", b"w")
     manifest = dataclasses.replace(model_manifest([layer]), artifact_type="application/x")
     config = descriptor("application/vnd.oci.image.config.v1+json", b"{}")
     assert recognise(dataclasses.replace(manifest, config=config)) is None
     assert recognise(manifest, ()) is None
+
+
+@pytest.mark.parametrize(("generation", "family"), [("cncf", "modelpack"), ("cnai", "cnai")])
+def test_recognise_path_annotation_alone_is_a_mark(generation: Generation, family: str) -> None:
+    layer = descriptor(
+        "application/octet-stream", b"w", annotations=file_annotations("a", generation=generation)
+    )
+    manifest = dataclasses.replace(model_manifest([layer]), artifact_type=None, config=None)
+    artifact = recognise(manifest)
+    assert artifact is not None
+    assert artifact.family == family
 
 
 @pytest.mark.parametrize("generation", ["cncf", "cnai"])
@@ -219,6 +229,58 @@ def test_warnings_of_many_bad_layers_are_bounded() -> None:
 
 
 def test_families_have_distinct_names_and_types() -> None:
-    assert [family.name for family in FAMILIES] == ["modelpack", "cnai"]
+    names = ["modelpack", "cnai", "kitops", "docker", "ollama", "modelcar", "generic"]
+    assert [family.name for family in FAMILIES] == names
     types = [text for family in FAMILIES for text in family.artifact_types | family.config_types]
     assert len(types) == len(set(types))
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "expected", "warnings"),
+    [
+        (
+            "aikit-tar",
+            "modelpack",
+            [
+                ("weight", "tar+zstd", True, "a/x.gguf", None),
+                ("config", "tar", True, "config", None),
+            ],
+            [],
+        ),
+        (
+            "cnai-2024",
+            "cnai",
+            [("weight", "tar", True, "weights", None), ("doc", "tar", True, None, None)],
+            [],
+        ),
+        ("cnai-2025-01", "cnai", [("weight", "tar+gzip", True, "a.gguf", None)], []),
+        ("docker-cncf-gguf", "modelpack", [("weight", "raw", True, "m.gguf", None)], []),
+        (
+            "modctl-cnai",
+            "cnai",
+            [
+                ("config", "raw", True, "config.json", None),
+                ("weight", "raw", True, "model.safetensors", None),
+                ("doc", "tar", True, "README.md", None),
+            ],
+            [],
+        ),
+        (
+            "modctl-cncf",
+            "modelpack",
+            [
+                ("config", "raw", True, "config.json", None),
+                ("weight", "raw", True, "model.safetensors", None),
+                ("doc", "tar", True, "README.md", None),
+            ],
+            [],
+        ),
+    ],
+)
+def test_golden_modelpack_is_read(
+    name: str, family: str, expected: list[Row], warnings: list[str]
+) -> None:
+    artifact = golden(name)
+    assert artifact.family == family
+    assert rows(artifact) == expected
+    assert list(artifact.warnings) == warnings

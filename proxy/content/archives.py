@@ -1,0 +1,121 @@
+"""Many files as one stream: the selected files of a model, packed while they are read.
+
+Files of one layer are read in the order in which they lie there, in one go where little lies
+between them, so that a compressed layer is decoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from proxy.content.layers import Access, Layers
+from proxy.errors import BadUpstream
+from proxy.formats.archive import (
+    ArchiveKind,
+    ArchiveMember,
+    ArchiveWriter,
+    archive_size,
+    open_writer,
+)
+from proxy.oci.byterange import ByteRange
+
+if TYPE_CHECKING:
+    from proxy.content.models import ModelFile
+
+# Files with no more than this between them are cheaper to read in one go.
+GAP_BYTES = 1024 * 1024
+# Time of every member: an archive of one digest is the same bytes for ever.
+MODIFIED_SECONDS = 0
+
+
+class Packed:
+    """Files to be sent as one archive; each has its size."""
+
+    def __init__(self, files: Sequence[ModelFile], access: Access, layers: Layers) -> None:
+        # Layer by layer, in the order in which they lie there.
+        self._files = sorted(files, key=lambda file: (file.entry.layer_index, file.start))
+        self._access = access
+        self._layers = layers
+
+    def size(self, kind: ArchiveKind) -> int:
+        """Bytes of the whole archive."""
+        return archive_size(kind, [_member(file) for file in self._files])
+
+    @staticmethod
+    def media_type(kind: ArchiveKind) -> str:
+        """The archive's media type."""
+        return open_writer(kind).media_type
+
+    async def chunks(self, kind: ArchiveKind) -> AsyncGenerator[bytes, None]:
+        """The archive's bytes; raises what ``Layers.open`` raises."""
+        writer = open_writer(kind)
+        for run in _runs(self._files):
+            async for chunk in self._run(run, writer):
+                yield chunk
+        yield writer.end()
+
+    async def _run(self, run: Sequence[ModelFile], writer: ArchiveWriter) -> AsyncIterator[bytes]:
+        """Files of one layer, read in one go."""
+        first, last = run[0].start, max(file.start + (file.size or 0) for file in run) - 1
+        if last < first:
+            for file in run:
+                yield writer.begin(_member(file)) + writer.finish()
+            return
+        layer = run[0].entry.layer
+        wanted = ByteRange(first, last)
+        async with self._layers.open(self._access, layer, wanted, offset=0) as part:
+            reader = _Reader(part.chunks, first)
+            for file in run:
+                yield writer.begin(_member(file))
+                async for chunk in reader.read(file.start, file.size or 0):
+                    yield writer.content(chunk)
+                yield writer.finish()
+
+
+class _Reader:
+    """Cuts files out of a stream of plain bytes that begins at ``position``."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], position: int) -> None:
+        self._chunks = chunks
+        self._position = position
+        self._held = b""
+
+    async def read(self, start: int, size: int) -> AsyncIterator[bytes]:
+        """The ``size`` bytes at ``start``; what lies before is passed over."""
+        end = start + size
+        while self._position < end:
+            if not self._held:
+                chunk = await anext(self._chunks, None)
+                if chunk is None:
+                    raise BadUpstream(f"the layer ended {end - self._position} bytes early")
+                self._held = chunk
+            skipped = max(0, start - self._position)
+            taken = self._held[: end - self._position]
+            self._held = self._held[len(taken) :]
+            self._position += len(taken)
+            if piece := taken[skipped:]:
+                yield piece
+
+
+def _runs(files: Sequence[ModelFile]) -> Iterator[list[ModelFile]]:
+    """Files of one layer that follow each other closely; hard links to one content stand alone."""
+    run: list[ModelFile] = []
+    end = 0
+    for file in files:
+        is_next = (
+            bool(run)
+            and run[-1].entry.layer_index == file.entry.layer_index
+            and end <= file.start <= end + GAP_BYTES
+        )
+        if run and not is_next:
+            yield run
+            run = []
+        run.append(file)
+        end = file.start + (file.size or 0)
+    if run:
+        yield run
+
+
+def _member(file: ModelFile) -> ArchiveMember:
+    return ArchiveMember(file.entry.path, file.size or 0, MODIFIED_SECONDS)
