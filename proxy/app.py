@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.content.blobs import Blobs
 from proxy.content.indexes import Indexes
-from proxy.content.layers import Layers
+from proxy.content.layers import Layers, Readers, new_readers
 from proxy.content.manifests import Manifests
 from proxy.content.models import Models
 from proxy.content.reader import AuthorizedReader
@@ -53,8 +53,9 @@ async def open_app(settings: Settings, metrics: Metrics) -> AsyncIterator[web.Ap
         )
         login = Login(settings.own_users()) if listen_settings.auth is not None else None
         indexes = Indexes(limit_bytes=settings.models.index_bytes)
+        readers = new_readers()
         entries = [
-            await _entry(stack, upstream, settings, metrics, indexes)
+            await _entry(stack, upstream, settings, metrics, indexes, readers)
             for upstream in settings.upstreams
         ]
         # Before one registry, and with no word about it, ns is what it is to a registry: nothing.
@@ -90,6 +91,7 @@ async def _entry(
     whole: Settings,
     metrics: Metrics,
     indexes: Indexes,
+    readers: Readers,
 ) -> Entry:
     """One upstream, opened, with its rows in the tables of ``Sites``."""
     upstream = await stack.enter_async_context(_upstream(settings, metrics))
@@ -103,7 +105,7 @@ async def _entry(
         names = Names(prefix, settings.effective_default_namespace)
         reader = AuthorizedReader(client, names=names, rules=rules, identity=identity)
         blobs = Blobs(reader)
-        layers = Layers(blobs, indexes, scan_bytes=whole.models.scan_bytes)
+        layers = Layers(blobs, indexes, scan_bytes=whole.models.scan_bytes, readers=readers)
         families = whole.models.known_families()
         models = Models(Manifests(reader), blobs, layers, families=families)
         return Site(

@@ -7,14 +7,14 @@ place, a scan on its way) is decided here. No layer is held, whatever its size.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proxy.content.blobs import BlobPart, Blobs
 from proxy.content.indexes import Indexes, LayerIndex, LayerKey
-from proxy.content.scans import PIECE_BYTES, HeaderScan, StreamScan, batches, in_thread
+from proxy.content.scans import PIECE_BYTES, HeaderScan, StreamScan, batches, in_thread, kept_fault
 from proxy.errors import MalformedArtifact, ProxyError, SizeInvalid, UpstreamUnreachable
 from proxy.formats.compression import Compression, Point, open_decoder
 from proxy.formats.tar import Member
@@ -29,9 +29,10 @@ from proxy.upstream.identity import Caller
 # Bounds on what one request of a client may cost the upstream.
 REQUESTS_LIMIT = 5_000
 SKIPPED_BYTES_LIMIT = 256 * 1024 * 1024
-# Decoders hold a window of up to 32 MiB each; a client that takes nothing holds its decoder.
-DECODERS_LIMIT = 16
-DECODER_WAIT_SECONDS = 10
+# Readers of compressed layers at a time. Each holds a decoder, also while its client takes nothing:
+# of gzip with what is on its way 2 MiB, of zstd a window of up to 32 MiB besides.
+READERS_LIMIT: Mapping[Compression, int] = {"gzip": 128, "zstd": 16}
+READER_WAIT_SECONDS = 10
 # What a header, or a block that did not get smaller, adds to a part of a layer.
 SLACK_BYTES = 64 * 1024
 # A known place this near is begun at; from farther away the scan is moved on instead.
@@ -40,6 +41,14 @@ NEAR_BYTES = 6 * 1024 * 1024
 
 class BudgetSpent(SizeInvalid):
     """One request of a client has cost the upstream all it may; no fault of a layer."""
+
+
+Readers = Mapping[Compression, asyncio.Semaphore]
+
+
+def new_readers() -> Readers:
+    """Room for as many readers of compressed layers as one process can hold."""
+    return {compression: asyncio.Semaphore(limit) for compression, limit in READERS_LIMIT.items()}
 
 
 @dataclass(slots=True)
@@ -100,14 +109,17 @@ class _Source:
 class Layers:
     """Opens layers. Every method takes a layer as ``settled`` gives it, but ``settled`` itself.
 
-    ``scan_bytes`` is the size of the largest compressed layer that is read through to list it.
+    ``scan_bytes`` is the size of the largest compressed layer that is read through to list it;
+    ``readers`` bound, for all of a process, how many compressed layers are read at a time.
     """
 
-    def __init__(self, blobs: Blobs, indexes: Indexes, *, scan_bytes: int) -> None:
+    def __init__(
+        self, blobs: Blobs, indexes: Indexes, *, scan_bytes: int, readers: Readers | None = None
+    ) -> None:
         self._blobs = blobs
         self._indexes = indexes
         self._scan_bytes = scan_bytes
-        self._decoders = asyncio.Semaphore(DECODERS_LIMIT)
+        self._readers = readers or new_readers()
 
     async def settled(self, access: Access, layer: ModelLayer) -> tuple[ModelLayer, str | None]:
         """The layer with its real packing, and a warning where its media type lies.
@@ -149,7 +161,7 @@ class Layers:
             if compression is None:
                 headers = self._headers(index, layer)
                 await headers.until(lambda: False, source=source)
-                return headers.members, headers.failure
+                return headers.members, _copied(headers.failure)
             scan = next((scan for scan in index.streams if scan.members_known), None)
             if scan is None:
                 self._check_scannable(layer)
@@ -159,7 +171,7 @@ class Layers:
                 except (MalformedArtifact, SizeInvalid):
                     if scan.failure is None:
                         raise
-            return scan.members, scan.tar_failure or scan.failure
+            return scan.members, _copied(scan.tar_failure or scan.failure)
         finally:
             self._indexes.keep(key, index)
 
@@ -188,14 +200,14 @@ class Layers:
                 headers = self._headers(index, layer)
                 await headers.until(lambda: is_found(headers), source=source)
                 if not is_found(headers) and headers.failure is not None:
-                    raise headers.failure
+                    raise kept_fault(headers.failure)
                 return found
             known = next((scan for scan in index.streams if scan.members_known), None)
             scan = known or self._seeking(index, layer, compression)
             await scan.until(lambda: is_found(scan) or scan.members_known, source=source)
             failure = scan.tar_failure or scan.failure
             if not is_found(scan) and failure is not None:
-                raise failure
+                raise kept_fault(failure)
             return found
         finally:
             self._indexes.keep(key, index)
@@ -222,7 +234,7 @@ class Layers:
         finally:
             self._indexes.keep(key, index)
         if seeking.failure is not None:
-            raise seeking.failure
+            raise kept_fault(seeking.failure)
         return seeking.plain_size
 
     def open(
@@ -258,18 +270,19 @@ class Layers:
         shifted = byte_range.shifted(offset) if byte_range is not None else None
         first, last = (0, None) if shifted is None else (shifted.first, shifted.last)
         try:
-            async with asyncio.timeout(DECODER_WAIT_SECONDS):
-                await self._decoders.acquire()
+            async with asyncio.timeout(READER_WAIT_SECONDS):
+                await self._readers[compression].acquire()
         except TimeoutError as error:
             raise UpstreamUnreachable(
-                f"{DECODERS_LIMIT} compressed layers are being read, the most at a time; try again"
+                f"{READERS_LIMIT[compression]} {compression} layers are being read, the most at a "
+                "time; try again"
             ) from error
         try:
             async with aclosing(self._plain(access, layer, compression, first, last)) as plain:
                 # The first piece is waited for here, so that a broken layer is an answer.
                 yield BlobPart(await _begun(plain), None, 0)
         finally:
-            self._decoders.release()
+            self._readers[compression].release()
 
     async def _plain(
         self,
@@ -371,6 +384,10 @@ class Layers:
                 f"expected a compressed layer of at most {self._scan_bytes} bytes to read through "
                 f"(models.scan_bytes), found {size}"
             )
+
+
+def _copied(fault: ProxyError | None) -> ProxyError | None:
+    return None if fault is None else kept_fault(fault)
 
 
 def _nearest(index: LayerIndex, plain_position: int) -> Point:

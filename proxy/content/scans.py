@@ -11,6 +11,7 @@ compressed layer; what it decodes may go to a client on the way.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol, TypeVar
@@ -32,7 +33,7 @@ JUMP_BYTES = 256 * 1024
 WINDOW_BYTES_LIMIT = 16 * 1024 * 1024
 # What one visit to a thread decodes: input joined up to, output at most.
 BATCH_BYTES = 256 * 1024
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 512 * 1024
 # Who has the turn and waits this long for its own client loses it to who waits for the scan.
 PATIENCE_SECONDS = 1.0
 # Behind a tar's end lies padding; more than this is not read only to verify the blob.
@@ -78,6 +79,11 @@ async def _settled(future: asyncio.Future[T]) -> None:
         await asyncio.wait((future,))
     except asyncio.CancelledError:
         return  # asked again to stop: the work is bounded, its end is near
+
+
+def kept_fault(error: ProxyError) -> ProxyError:
+    """The same fault without its traceback, which would hold whole chunks: to keep, or to raise."""
+    return copy.copy(error)
 
 
 class Turn:
@@ -200,13 +206,13 @@ class HeaderScan:
         try:
             self.members += self._reader.feed(offset, chunk)
         except MalformedArtifact as error:
-            self.failure = error
+            self.failure = kept_fault(error)
 
     def _end(self) -> None:
         try:
             self._reader.end()
         except MalformedArtifact as error:
-            self.failure = error
+            self.failure = kept_fault(error)
 
 
 class StreamScan:
@@ -286,7 +292,7 @@ class StreamScan:
         return self._turn.take()
 
     def lead(self, token: object, *, source: Source, keep_from: int) -> AsyncGenerator[bytes, None]:
-        """Move the scan on and give what it decodes from ``keep_from`` on, in pieces up to 1 MiB.
+        """Move the scan on and give what it decodes from ``keep_from`` on, piece by piece.
 
         Pieces before ``keep_from`` are empty. It ends at the end of the stream, or when the turn
         was lost to another. To be closed by who breaks off.
@@ -355,7 +361,7 @@ class StreamScan:
             try:
                 self.members += self._reader.feed(start, plain)
             except MalformedArtifact as error:
-                self.tar_failure = error
+                self.tar_failure = kept_fault(error)
         if keep_from is None or decoder.plain_position <= keep_from:
             return b""
         return plain[max(0, keep_from - start) :]
@@ -379,7 +385,7 @@ class StreamScan:
         try:
             reader.end()
         except MalformedArtifact as error:
-            self.tar_failure = error
+            self.tar_failure = kept_fault(error)
         last = self.members[-1] if self.members else None
         is_file = last is not None and last.kind is MemberKind.REGULAR
         if last is not None and is_file and last.offset + last.size > plain_size:
@@ -390,7 +396,7 @@ class StreamScan:
             )
 
     def _fail(self, error: ProxyError) -> None:
-        self.failure = error
+        self.failure = kept_fault(error)
         if self._decoder is not None:
             self._points = list(self._decoder.points)
             self.plain_size = None

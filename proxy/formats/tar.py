@@ -92,11 +92,14 @@ class TarLimits:
     """What one archive may cost.
 
     ``metadata_bytes`` bounds all long names, PAX blocks and sparse maps together, with headers and
-    padding, as they lie in the archive, and names beyond ASCII by the memory they may take.
+    padding, as they lie in the archive, a PAX record as 20 bytes at least, and names beyond ASCII
+    by the memory they may take. ``member_metadata_bytes`` more are free with each member: common
+    writers put one small PAX block before every file.
     Plain headers are bounded by ``members``: 500,000 with common names take 106 MiB of memory.
     """
 
     metadata_bytes: int = 64 * 1024 * 1024
+    member_metadata_bytes: int = 1536
     members: int = 500_000
     name_bytes: int = 4096
     pax_block_bytes: int = 1024 * 1024
@@ -226,10 +229,10 @@ class TarReader:
 
     def _count_metadata(self, count: int, start: int) -> None:
         self._metadata += count
-        if self._metadata > self._limits.metadata_bytes:
-            raise _malformed(
-                f"at most {self._limits.metadata_bytes} bytes of metadata", start, "more"
-            )
+        limits = self._limits
+        limit = limits.metadata_bytes + self._members * limits.member_metadata_bytes
+        if self._metadata > limit:
+            raise _malformed(f"at most {limit} bytes of metadata", start, "more")
 
     def _take_header(self, start: int, block: bytes) -> Member | None:
         if block == _ZEROS:
@@ -377,7 +380,7 @@ def _sum_of_bytes(block: bytes) -> int:
     """The sum of a block's 512 bytes.
 
     The lower half of an Adler-32 is one more than that sum modulo 65521, which 256 bytes cannot
-    reach. It takes a sixth of the time of ``sum``, half of what a header took.
+    reach: a fifth of the time that ``sum`` takes, which would be a third of a header's.
     """
     return (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
 

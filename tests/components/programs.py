@@ -19,6 +19,7 @@ import pytest
 # Program → Debian package. Source: packages.debian.org for bookworm.
 DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
     {
+        "bsdtar": "libarchive-tools",
         "containerd": "containerd",
         "ctr": "containerd",
         "curl": "curl",
@@ -31,7 +32,9 @@ DEBIAN_PACKAGES: Mapping[str, str] = MappingProxyType(
         "podman": "podman",
         "runc": "runc",
         "skopeo": "skopeo",
+        "unzip": "unzip",
         "wrk": "wrk",
+        "zstd": "zstd",
     }
 )
 # Program → Go package at a fixed version.

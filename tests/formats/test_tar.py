@@ -775,7 +775,7 @@ def test_F3_reader_short_records_count_as_common_ones() -> None:
 
 
 def test_F3_reader_wide_names_count_as_metadata() -> None:
-    limits = TarLimits(metadata_bytes=40)
+    limits = TarLimits(metadata_bytes=40, member_metadata_bytes=0)
     wide = "😀" + "a" * 9
     reader = TarReader(limits=limits)
     assert [m.name for m in reader.feed(0, tar_header(b"a" * 90))] == ["a" * 90]
@@ -881,3 +881,12 @@ def test_F3_reader_hostile_archive_costs_100_ms_and_16_mib_at_most(hostile: _Hos
     finally:
         tracemalloc.stop()
     assert peak < 16 * 1024 * 1024
+
+
+def test_reader_pax_block_before_each_of_100_000_members_is_common() -> None:
+    archive = tar_extension(b"x", pax_record("mtime", "1700000000.123456789")) + tar_header(b"a")
+    reader = TarReader()
+    count = 0
+    for at in range(100):
+        count += len(reader.feed(at * 1000 * len(archive), archive * 1000))
+    assert count == 100_000

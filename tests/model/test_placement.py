@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -336,3 +337,63 @@ def test_place_members_of_real_archives() -> None:
     offset = entries[0].offset
     assert offset is not None
     assert archive[offset : offset + 5] == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "members", "expected"),
+    [
+        ("docs/README.md", "docs", ["README.md"], ["docs/README.md"]),
+        ("model", "", ["model/", "model/a.bin", "b"], ["model/a.bin", "b"]),
+        (None, "", ["a"], ["a"]),
+        ("x", "../up", ["a"], ["up/a"]),
+        ("x", "..", ["a"], ["a"]),
+    ],
+)
+def test_members_relative_to_a_directory_are_placed_below_it(
+    path: str | None, prefix: str, members: list[str], expected: list[str]
+) -> None:
+    layer = dataclasses.replace(_layer(path), member_prefix=prefix)
+    found = _members(*members)
+    assert _paths(layer, found) == expected
+    for wanted in expected:
+        assert may_hold(layer, wanted)
+        assert EarlyMatch(layer, wanted).take(found) is not None
+    assert may_hold(layer, "elsewhere/z") is (not prefix or prefix == "..")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["models/a.bin", "b"], ["dir/a.bin", "dir/a.bin~/b"]),
+        (["a.bin", "a.bin"], ["dir/a.bin", "dir/a.bin~/a.bin"]),
+        (["l->x", "a.bin"], ["dir/a.bin~/l", "dir/a.bin"]),
+        (["sub/", "sub/a.bin", "b"], ["dir/a.bin/sub/a.bin", "dir/a.bin/b"]),
+        (["b", "a.bin"], ["dir/a.bin/b", "dir/a.bin/a.bin"]),
+    ],
+)
+def test_first_file_of_the_annotated_name_gets_the_annotated_path(
+    members: list[str], expected: list[str]
+) -> None:
+    layer = _layer("dir/a.bin")
+    assert _paths(layer, _members(*members)) == expected
+    for wanted in expected:
+        assert may_hold(layer, wanted)
+
+
+def test_early_match_of_the_annotated_name_reads_no_further() -> None:
+    found = EarlyMatch(_layer("dir/a.bin"), "dir/a.bin").take(_members("models/a.bin"))
+    assert found is not None
+    assert found.name == "models/a.bin"
+
+
+@pytest.mark.parametrize("packing", [RAW, TAR, Packing("tar", "gzip")])
+def test_layer_without_a_path_has_the_name_of_its_family(packing: Packing) -> None:
+    layer = dataclasses.replace(_layer(None, packing=packing), name="model.gguf")
+    assert entry_of_layer(layer, layer_index=0).path == "model.gguf"
+    assert may_hold(layer, "model.gguf")
+
+
+@pytest.mark.parametrize("path", ["a", "a/b"])
+def test_layer_of_unknown_packing_may_hold_what_a_file_or_an_archive_would(path: str) -> None:
+    assert may_hold(dataclasses.replace(_layer("a", packing=RAW), trusted=False), path)
+    assert not may_hold(dataclasses.replace(_layer("b", packing=RAW), trusted=False), path)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.model.families import recognise
-from proxy.model.record import model_record, parse_parameters, read_config
+from proxy.model.record import model_record, parse_parameters, read_config, set_record
 from proxy.oci.digest import Digest
+from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST, Index
 from proxy.oci.reference import RepositoryName, Tag
 from tests.build import descriptor, file_annotations, layer_type, model_manifest
 
@@ -240,3 +241,28 @@ _KEYS = [
 def test_F7_record_of_any_config_is_plain_json(config: object) -> None:
     record = _record(config)
     json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_set_record_lists_what_there_is_to_choose() -> None:
+    child = descriptor(OCI_MANIFEST, b"child", annotations={"org.opencontainers.image.title": "q4"})
+    index = Index(OCI_INDEX, "application/vnd.kitops.modelkit.index.v1+json", (child,), {}, None)
+    found = set_record(
+        index,
+        repository=RepositoryName.parse("team/model"),
+        tag=None,
+        digest=Digest.of(b"index"),
+        media_type=OCI_INDEX,
+    )
+    assert found["family"] is None
+    assert found["artifactType"] == index.artifact_type
+    assert found["variants"] == [
+        {
+            "digest": str(child.digest),
+            "size": 5,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": None,
+            "platform": None,
+            "name": "q4",
+            "metadata": {},
+        }
+    ]

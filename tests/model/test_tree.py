@@ -10,6 +10,7 @@ import pytest
 from proxy.errors import SizeInvalid
 from proxy.formats.tar import Member, MemberKind, TarReader
 from proxy.model.artifact import RAW, TAR, LayerClass, ModelLayer
+from proxy.model.globs import Filter
 from proxy.model.placement import FileEntry, entry_of_layer, place_members
 from proxy.model.tree import Directory, build_tree, subtree_json
 from tests.build import descriptor, tar_entry, tar_header, tar_of
@@ -194,3 +195,19 @@ def test_tree_of_100k_files_builds_in_two_seconds() -> None:
     tree = build_tree(entries)
     assert time.process_time() - started < 2
     assert len(tree.entries) == 100_000
+
+
+def test_selected_tree_keeps_the_shape_of_what_is_left() -> None:
+    tree = build_tree([_raw(path) for path in ("a/b.json", "a/c.bin", "d.json", "e/f.bin")])
+    chosen = tree.selected(Filter.parse(["*.json"], []))
+    assert [entry.path for entry in chosen.entries] == ["a/b.json", "d.json"]
+    assert [child.name for child in chosen.root.children] == ["a", "d.json"]
+    assert chosen.lookup("e") is None
+    assert tree.selected(Filter.parse([], [])) is tree
+
+
+def test_E6_link_shows_its_target() -> None:
+    archive = tar_of(tar_header(b"x", flag=b"2", target=b"/etc/pass\xff"))
+    members = TarReader().feed(0, archive)
+    (found,) = build_tree(place_members(_tar(None), members, layer_index=0)).to_json()
+    assert found["linkTarget"] == "/etc/pass\ufffd\ufffd\ufffd"
