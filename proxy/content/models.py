@@ -47,12 +47,13 @@ LAYERS_AT_ONCE = 4
 INDEX_DEPTH_LIMIT = 4
 # A manifest of this size takes some milliseconds to decode; a larger one is decoded in a thread.
 DECODE_INLINE_BYTES = 64 * 1024
-# Placing more members than this is done in a thread.
+# Placing more members, or joining more files, than this is done in a thread.
 MEMBERS_INLINE = 2_000
 # Paths named in the answer to a path that is not there.
 PATHS_SHOWN = 100
 
 _NO_CHOICE = Choice()
+_ALL = Filter.parse((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +173,18 @@ class Models:
         )
 
     async def files(
-        self, reference: Reference, *, caller: Caller, choice: Choice = _NO_CHOICE
+        self,
+        reference: Reference,
+        wanted: Filter = _ALL,
+        *,
+        caller: Caller,
+        choice: Choice = _NO_CHOICE,
     ) -> FileTree:
-        """All files of the model; a layer that cannot be read is one entry that says why."""
+        """The files of the model that are ``wanted``; a layer that cannot be read is one entry."""
         tree, _ = await self._tree(await self._model(reference, caller, choice))
-        return tree
+        if len(tree.entries) > MEMBERS_INLINE:
+            return await asyncio.to_thread(tree.selected, wanted)
+        return tree.selected(wanted)
 
     async def find(
         self, reference: Reference, path: str, *, caller: Caller, choice: Choice = _NO_CHOICE
@@ -408,6 +416,8 @@ class Models:
             for number, layer in enumerate(model.artifact.layers)
             for entry in placed.get(number, (entry_of_layer(layer, layer_index=number),))
         ]
+        if len(entries) > MEMBERS_INLINE:
+            return await asyncio.to_thread(build_tree, entries), failures
         return build_tree(entries), failures
 
     async def _place(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
+from itertools import islice
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
@@ -17,14 +18,14 @@ from proxy.facade.caching import file_cache_headers
 from proxy.facade.client import expect
 from proxy.facade.content_headers import content_disposition, content_type, document_type
 from proxy.facade.credentials import caller_of
-from proxy.facade.responses import CONTENT_SAFETY, json_bytes, json_response
+from proxy.facade.responses import CONTENT_SAFETY, JSON_HEADERS, json_response
 from proxy.facade.selection import Selection, take_namespace
 from proxy.facade.sending import send_answer, send_chunks
 from proxy.facade.trace import trace_of
 from proxy.formats.archive import ArchiveKind
 from proxy.model.additions import ADDITIONS
 from proxy.model.globs import Filter
-from proxy.model.tree import Directory, FileTree, subtree_json
+from proxy.model.tree import Directory, subtree_json
 from proxy.model.variants import Choice
 from proxy.oci import byterange
 from proxy.oci.endpoint import split_target
@@ -33,7 +34,7 @@ from proxy.oci.reference import Reference
 
 _ARCHIVES: Mapping[str, ArchiveKind] = {"archive.tar": "tar", "archive.zip": "zip"}
 _VIEWS = ("", "files", *ADDITIONS, *_ARCHIVES)
-# A listing of more files is written in a thread.
+# A listing of more files is written in a thread, so many at a time.
 ENTRIES_INLINE = 1_000
 
 
@@ -73,13 +74,14 @@ class CnaiApi:
             trace.route = "/cnai/<ref>/files"
             if not asked.path:
                 wanted = _filter(asked_query)
-                tree = await models.files(reference, caller=caller, choice=choice)
-                return await self._list(tree, wanted, flat=_is_set(request, "flat"))
+                tree = await models.files(reference, wanted, caller=caller, choice=choice)
+                texts = tree.to_json(flat=_is_set(request, "flat"))
+                return await self._list(request, len(tree.entries), texts)
             trace.route = "/cnai/<ref>/files/<path>"
             trace.path = asked.path[:500]
             found = await models.find(reference, asked.path, caller=caller, choice=choice)
             if isinstance(found, Directory):
-                return json_response(subtree_json(found))
+                return await self._list(request, found.count(), subtree_json(found))
             as_type = content_type(found.entry.path)
             return await self._send(request, found, reference, as_type=as_type)
         if asked.path or asked.view not in _VIEWS:
@@ -99,13 +101,16 @@ class CnaiApi:
             return await self._send_archive(request, packed, reference, kind=kind)
         return json_response(await models.describe(reference, caller=caller, choice=choice))
 
-    @staticmethod
-    async def _list(tree: FileTree, wanted: Filter, *, flat: bool) -> web.Response:
-        if len(tree.entries) <= ENTRIES_INLINE:
-            return json_response(tree.selected(wanted).to_json(flat=flat))
-        # Writing a hundred thousand entries takes a second or more.
-        body = await asyncio.to_thread(lambda: json_bytes(tree.selected(wanted).to_json(flat=flat)))
-        return json_response(body)
+    async def _list(
+        self, request: web.Request, count: int, texts: Iterator[str]
+    ) -> web.StreamResponse:
+        """``texts`` as one JSON answer about ``count`` files, in a thread where they are many."""
+        headers = CIMultiDict({**JSON_HEADERS, "Content-Type": "application/json"})
+        if count <= ENTRIES_INLINE:
+            return web.Response(body="".join(texts).encode("utf-8", "replace"), headers=headers)
+        return await send_chunks(
+            request, _written(texts), status=200, headers=headers, write_seconds=self._write_seconds
+        )
 
     async def _send_archive(
         self, request: web.Request, packed: Packed, reference: Reference, *, kind: ArchiveKind
@@ -203,6 +208,14 @@ def _choice(query: Query) -> Choice:
 
 def _is_set(request: web.Request, name: str) -> bool:
     return request.query.get(name, "0") not in ("0", "false", "")
+
+
+async def _written(texts: Iterator[str]) -> AsyncIterator[bytes]:
+    def some() -> bytes:
+        return "".join(islice(texts, ENTRIES_INLINE)).encode("utf-8", "replace")
+
+    while chunk := await asyncio.to_thread(some):
+        yield chunk
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -31,19 +31,13 @@ def error_response(error: ProxyError) -> web.Response:
     return response
 
 
-def json_bytes(value: object) -> bytes:
-    """``value`` as JSON; what is no Unicode text in it is replaced."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+# Only the caller's own cache may keep an answer, and must revalidate.
+JSON_HEADERS: Mapping[str, str] = {**REVALIDATED, **NO_SNIFFING}
 
 
 def json_response(value: object) -> web.Response:
-    """``value`` as JSON, or the bytes ``json_bytes`` made of it.
-
-    Only the caller's own cache may keep it, and must revalidate.
-    """
+    """``value`` as JSON; what is no Unicode text in it is replaced."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return web.Response(
-        body=value if isinstance(value, bytes) else json_bytes(value),
-        content_type="application/json",
-        headers={**REVALIDATED, **NO_SNIFFING},
+        body=text.encode("utf-8", "replace"), content_type="application/json", headers=JSON_HEADERS
     )

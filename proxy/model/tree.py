@@ -6,7 +6,8 @@ claim one path never fail the tree: one is shown and says what became of the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.errors import SizeInvalid
@@ -15,6 +16,8 @@ from proxy.model.globs import Filter
 from proxy.model.placement import FileEntry
 
 DIRECTORIES_LIMIT = 200_000
+
+_WRITE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,11 @@ class Directory:
     def name(self) -> str:
         """The last part of the path; empty for the root."""
         return self.path.rpartition("/")[2]
+
+    def count(self) -> int:
+        """Files and directories below it, at all depths."""
+        below = (child.count() for child in self.children if isinstance(child, Directory))
+        return len(self.children) + sum(below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +55,31 @@ class FileTree:
         kept = tuple(entry for entry in self.entries if wanted.wants(entry.path))
         return self if len(kept) == len(self.entries) else FileTree(kept, *_grow(kept))
 
-    def to_json(self, *, flat: bool = False) -> list[dict[str, object]]:
-        """The root's children as nested objects, or all files in one list."""
-        if flat:
-            return [_file_json(entry) for entry in self.entries]
-        return subtree_json(self.root)
+    def to_json(self, *, flat: bool = False) -> Iterator[str]:
+        """The root's children as nested objects, or one list: a JSON text in pieces."""
+        if not flat:
+            yield from subtree_json(self.root)
+            return
+        mark = "["
+        for entry in self.entries:
+            yield mark + _WRITE(_file_json(entry))
+            mark = ","
+        yield "]" if self.entries else "[]"
 
 
-def subtree_json(directory: Directory) -> list[dict[str, object]]:
-    """The children of a directory as nested objects; ``size`` of a directory is null."""
-    return [
-        _file_json(child)
-        if isinstance(child, FileEntry)
-        else {
-            "name": child.name,
-            "type": "directory",
-            "size": None,
-            "children": subtree_json(child),
-        }
-        for child in directory.children
-    ]
+def subtree_json(directory: Directory) -> Iterator[str]:
+    """The children of a directory as a JSON text in pieces; ``size`` of a directory is null."""
+    yield "["
+    for number, child in enumerate(directory.children):
+        mark = "," if number else ""
+        if isinstance(child, FileEntry):
+            yield mark + _WRITE(_file_json(child))
+        else:
+            name = _WRITE(child.name)
+            yield f'{mark}{{"name":{name},"type":"directory","size":null,"children":'
+            yield from subtree_json(child)
+            yield "}"
+    yield "]"
 
 
 def _file_json(entry: FileEntry) -> dict[str, object]:

@@ -12,8 +12,14 @@ from proxy.formats.tar import Member, MemberKind, TarReader
 from proxy.model.artifact import RAW, TAR, LayerClass, ModelLayer
 from proxy.model.globs import Filter
 from proxy.model.placement import FileEntry, entry_of_layer, place_members
-from proxy.model.tree import Directory, build_tree, subtree_json
+from proxy.model.tree import Directory, FileTree, build_tree, subtree_json
 from tests.build import descriptor, tar_entry, tar_header, tar_of
+
+
+def _listed(tree: FileTree, *, flat: bool = False) -> list[dict[str, object]]:
+    found = json.loads("".join(tree.to_json(flat=flat)))
+    assert isinstance(found, list)
+    return found
 
 
 def _tar(path: str | None) -> ModelLayer:
@@ -29,9 +35,9 @@ def test_E8_members_of_any_bytes_survive_json() -> None:
     archive = tar_of(tar_entry(b"\xff\xfe", b"1"), tar_header(b"x", flag=b"2", target=b"\xff"))
     members = TarReader().feed(0, archive)
     tree = build_tree([*place_members(_tar(None), members, layer_index=0), _raw("\ud800", b"2")])
-    text = json.dumps([tree.to_json(), tree.to_json(flat=True)], ensure_ascii=False)
-    text.encode()
-    raw_paths = [str(entry.get("rawPath", "")) for entry in tree.to_json(flat=True)]
+    for flat in (True, False):
+        "".join(tree.to_json(flat=flat)).encode()
+    raw_paths = [str(entry.get("rawPath", "")) for entry in _listed(tree, flat=True)]
     assert sorted(raw_paths) == ["", "\ufffd\ufffd\ufffd", "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd"]
     for entry in tree.entries:
         for warning in (*entry.warnings, entry.unsupported or ""):
@@ -87,16 +93,16 @@ def test_tree_json_has_the_documented_shape() -> None:
         "rawPath": "../a/README.md",
         "warnings": ["the path '../a/README.md' is unsafe, shown as 'a/README.md'"],
     }
-    assert tree.to_json(flat=True) == [file]
+    assert _listed(tree, flat=True) == [file]
     nested = [{"name": "a", "type": "directory", "size": None, "children": [file]}]
-    assert tree.to_json() == nested
-    assert subtree_json(tree.root) == nested
+    assert _listed(tree) == nested
+    assert json.loads("".join(subtree_json(tree.root))) == nested
 
 
 def test_tree_without_entries_is_an_empty_list() -> None:
     tree = build_tree([])
-    assert tree.to_json() == []
-    assert tree.to_json(flat=True) == []
+    assert _listed(tree) == []
+    assert _listed(tree, flat=True) == []
 
 
 def test_E7_last_layer_of_a_path_counts() -> None:
@@ -127,7 +133,7 @@ def test_E7_layer_of_the_same_blob_as_the_last_is_no_warning() -> None:
 def test_E7_warnings_of_the_entry_come_first_and_reach_the_json() -> None:
     files = [_raw("a", b"1", index=0), _raw("/a", b"22", index=1), _raw("a/b", index=2)]
     tree = build_tree(files)
-    shown = tree.to_json(flat=True)[1]
+    shown = _listed(tree, flat=True)[1]
     assert shown["path"] == "a~file"
     assert shown["rawPath"] == "/a"
     assert shown["warnings"] == [
@@ -174,7 +180,7 @@ def test_tree_deepest_paths_become_json() -> None:
     members = [Member(name, MemberKind.REGULAR, 1, 512) for name in (deep + "x", "y")]
     tree = build_tree(place_members(_tar(deep), members, layer_index=0))
     assert max(entry.path.count("/") for entry in tree.entries) == 127
-    json.dumps(tree.to_json())
+    _listed(tree)
 
 
 def test_tree_over_the_directory_limit_is_refused() -> None:
@@ -209,5 +215,5 @@ def test_selected_tree_keeps_the_shape_of_what_is_left() -> None:
 def test_E6_link_shows_its_target() -> None:
     archive = tar_of(tar_header(b"x", flag=b"2", target=b"/etc/pass\xff"))
     members = TarReader().feed(0, archive)
-    (found,) = build_tree(place_members(_tar(None), members, layer_index=0)).to_json()
+    (found,) = _listed(build_tree(place_members(_tar(None), members, layer_index=0)))
     assert found["linkTarget"] == "/etc/pass\ufffd\ufffd\ufffd"
