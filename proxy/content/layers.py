@@ -320,7 +320,9 @@ class Layers:
                             yield part
                         if last is not None and position > last:
                             return
-                if token is None or scan.finished:
+                # Who led may have lost the turn: then another one found the end, not these pieces.
+                is_end = scan.plain_size is not None and position >= scan.plain_size
+                if token is None or is_end:
                     break
         finally:
             self._indexes.keep(key, index)

@@ -131,7 +131,7 @@ def place_members(
             twins[path] = twins.get(path, 0) + 1
             continue
         unsupported = _unsupported(target)
-        warning = path_warning(written)
+        warning = path_warning(written) if written != safe else None
         found[path] = FileEntry(
             path=path,
             layer=layer,
