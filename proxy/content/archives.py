@@ -7,8 +7,8 @@ between them, so that a compressed layer is decoded once.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from proxy.content.files import ModelFile
 from proxy.content.layers import Access, Layers
 from proxy.errors import BadUpstream
 from proxy.formats.archive import (
@@ -19,9 +19,6 @@ from proxy.formats.archive import (
     open_writer,
 )
 from proxy.oci.byterange import ByteRange
-
-if TYPE_CHECKING:
-    from proxy.content.models import ModelFile
 
 # Files with no more than this between them are cheaper to read in one go.
 GAP_BYTES = 1024 * 1024

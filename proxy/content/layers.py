@@ -16,7 +16,8 @@ from proxy.content.blobs import BlobPart, Blobs
 from proxy.content.indexes import Indexes, LayerIndex, LayerKey
 from proxy.content.scans import PIECE_BYTES, HeaderScan, StreamScan, batches, in_thread, kept_fault
 from proxy.errors import MalformedArtifact, ProxyError, SizeInvalid, UpstreamUnreachable
-from proxy.formats.compression import Compression, Point, open_decoder
+from proxy.formats.compression import Compression, open_decoder
+from proxy.formats.progress import Point
 from proxy.formats.tar import Member
 from proxy.model.artifact import TAR, ModelLayer
 from proxy.model.placement import EarlyMatch

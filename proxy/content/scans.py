@@ -18,7 +18,8 @@ from typing import Protocol, TypeVar
 
 from proxy.content.blobs import BlobPart
 from proxy.errors import MalformedArtifact, ProxyError, SizeInvalid
-from proxy.formats.compression import START, Compression, Decoder, Point, open_decoder
+from proxy.formats.compression import Compression, Decoder, open_decoder
+from proxy.formats.progress import START, Point
 from proxy.formats.tar import Member, MemberKind, TarReader
 from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest, Hasher

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from proxy.content.archives import Packed
-from proxy.content.models import ModelFile
+from proxy.content.files import ModelFile
 from proxy.errors import BlobUnknown, RangeNotSatisfiable
 from proxy.facade import address
 from proxy.facade.caching import file_cache_headers

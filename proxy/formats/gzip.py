@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, cast
 
 from proxy.errors import PackingUnsupported
-from proxy.formats.compression import Point, Progress, Unpacker, malformed
+from proxy.formats.progress import Point, Progress, Unpacker, malformed
 
 try:
     from isal import isal_zlib

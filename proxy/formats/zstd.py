@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import zstandard
 
 from proxy.errors import SizeInvalid
-from proxy.formats.compression import Point, Progress, Unpacker, malformed
+from proxy.formats.progress import Point, Progress, Unpacker, malformed
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 # Of frames with content, and of skippable ones.

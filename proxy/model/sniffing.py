@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.errors import ProxyError
-from proxy.formats.compression import START, open_decoder
+from proxy.formats.compression import open_decoder
+from proxy.formats.progress import START
 from proxy.formats.sniff import sniff
 from proxy.formats.tar import BLOCK_BYTES
 from proxy.model.artifact import RAW, TAR, ModelLayer, Packing

@@ -15,7 +15,7 @@ from proxy.content import scans
 from proxy.content.blobs import BlobPart
 from proxy.content.scans import HeaderScan, StreamScan, Turn, batches, in_thread
 from proxy.errors import BadUpstream, MalformedArtifact
-from proxy.formats.compression import START
+from proxy.formats.progress import START
 from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import Descriptor

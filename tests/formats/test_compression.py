@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import MalformedArtifact, SizeInvalid
-from proxy.formats.compression import (
-    START,
-    Compression,
-    Decoder,
-    DecoderLimits,
-    Point,
-    open_decoder,
-)
+from proxy.formats.compression import Compression, Decoder, open_decoder
+from proxy.formats.progress import START, DecoderLimits, Point
 
 DENSE = DecoderLimits(spacing_bytes=1000)
 # What a decoder is opened with: gzip is decoded by two libraries.

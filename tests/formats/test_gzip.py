@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from proxy.errors import MalformedArtifact, PackingUnsupported
 from proxy.formats import gzip
-from proxy.formats.compression import START, Decoder, DecoderLimits, Point, Progress, open_decoder
+from proxy.formats.compression import Decoder, open_decoder
+from proxy.formats.progress import START, DecoderLimits, Point, Progress
 from tests.formats.test_compression import (
     DENSE,
     packed,

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import MalformedArtifact, SizeInvalid
-from proxy.formats.compression import START, DecoderLimits, Progress, open_decoder
+from proxy.formats.compression import open_decoder
+from proxy.formats.progress import START, DecoderLimits, Progress
 from proxy.formats.zstd import open_zstd
 from tests.formats.test_compression import (
     DENSE,

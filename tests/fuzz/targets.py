@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from proxy.errors import ProxyError
-from proxy.formats.compression import START, Compression, DecoderLimits, Point, open_decoder
+from proxy.formats.compression import Compression, open_decoder
+from proxy.formats.progress import START, DecoderLimits, Point
 from proxy.formats.tar import Member, TarReader
 from proxy.model.artifact import TAR, LayerClass, ModelLayer, Packing
 from proxy.model.families import recognise, with_config
