@@ -8,6 +8,8 @@ blob is there.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +21,8 @@ from proxy.oci.digest import Digest
 
 # An entry's own cost, beside what its scans say.
 _ENTRY_COST_BYTES = 1024
+# One wrong answer of an upstream must not make a layer broken for as long as the process runs.
+DOUBTFUL_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -36,12 +40,16 @@ class LayerKey:
 class LayerIndex:
     """What is known of one layer.
 
+    ``settled`` is what ``head`` is to a layer declared as ``settled_for``: manifests may declare
+    one blob differently.
     ``listing`` learns the members fast, ``seeking`` also where decoding can begin; of a zstd layer
     both are one.
     """
 
     head: bytes = b""
     settled: Settled | None = None
+    settled_for: object = None
+    doubtful_since: float | None = None
     headers: HeaderScan | None = None
     listing: StreamScan | None = None
     seeking: StreamScan | None = None
@@ -64,18 +72,43 @@ class LayerIndex:
         """Whether the whole blob was read and is the content of its digest."""
         return any(scan.verified for scan in self.streams)
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it tells a fault that may have been the upstream's of that moment."""
+        if self.verified:
+            return False
+        is_other = self.settled is not None and self.settled.warning is not None
+        is_broken = self.headers is not None and self.headers.failure is not None
+        return (
+            is_other
+            or is_broken
+            or any(
+                scan.failure is not None or scan.tar_failure is not None for scan in self.streams
+            )
+        )
+
+    def verified_part(self) -> LayerIndex:
+        """What is as good in any repository: no more, and nothing of it is ever written to."""
+        listing, seeking = (
+            scan if scan is not None and scan.verified else None
+            for scan in (self.listing, self.seeking)
+        )
+        return LayerIndex(listing=listing, seeking=seeking)
+
 
 class Indexes:
     """The indexes kept, least recently used out first; ``limit_bytes`` bounds them together."""
 
-    def __init__(self, *, limit_bytes: int) -> None:
+    def __init__(self, *, limit_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._kept: LRUCache[LayerKey, LayerIndex] = LRUCache(limit_bytes, getsizeof=_cost)
         self._shared: LRUCache[Digest, LayerIndex] = LRUCache(limit_bytes, getsizeof=_cost)
 
     def of(self, key: LayerKey) -> LayerIndex:
         """What is known in this repository; all who ask at once get the same index."""
         index = self._kept.get(key)
-        if index is None:
+        since = None if index is None else index.doubtful_since
+        if index is None or (since is not None and self._clock() - since > DOUBTFUL_SECONDS):
             index = LayerIndex()
             _put(self._kept, key, index)
         return index
@@ -86,9 +119,13 @@ class Indexes:
 
     def keep(self, key: LayerKey, index: LayerIndex) -> None:
         """Keep what is known by now; one that alone is over the bound is forgotten."""
+        if not index.is_doubtful:
+            index.doubtful_since = None
+        elif index.doubtful_since is None:
+            index.doubtful_since = self._clock()
         _put(self._kept, key, index)
         if index.verified:
-            _put(self._shared, key.digest, index)
+            _put(self._shared, key.digest, index.verified_part())
 
 
 def _cost(index: LayerIndex) -> float:

@@ -36,6 +36,8 @@ READERS_LIMIT: Mapping[Compression, int] = {"gzip": 128, "zstd": 16}
 READER_WAIT_SECONDS = 10
 # What a header, or a block that did not get smaller, adds to a part of a layer.
 SLACK_BYTES = 64 * 1024
+# Looking through more members than this is done in a thread.
+MEMBERS_INLINE = 2_000
 # A known place this near is begun at; from farther away the scan is moved on instead.
 NEAR_BYTES = 6 * 1024 * 1024
 
@@ -131,20 +133,24 @@ class Layers:
         if not needs_sniffing(layer):
             return layer, None
         key, index = await self._index(access, layer)
-        if index.settled is None:
-            last = min(HEAD_BYTES, layer.descriptor.size) - 1
-            async with self._source(access, layer).open(ByteRange(0, last)) as part:
-                index.head = b"".join([chunk async for chunk in part.chunks])
-            index.settled = settle(layer, index.head)
+        declared = (layer.packing, layer.trusted, layer.path)
+        settled = index.settled
+        if settled is None or index.settled_for != declared:
+            if not index.head:
+                last = min(HEAD_BYTES, layer.descriptor.size) - 1
+                async with self._source(access, layer).open(ByteRange(0, last)) as part:
+                    index.head = b"".join([chunk async for chunk in part.chunks])
+            settled = settle(layer, index.head)
+            index.settled, index.settled_for = settled, declared
             self._indexes.keep(key, index)
-        return replace(layer, packing=index.settled.packing), index.settled.warning
+        return replace(layer, packing=settled.packing), settled.warning
 
     def is_indexed(self, access: Access, layer: ModelLayer) -> bool:
         """Whether all members are known already."""
         index = self._indexes.of(self._key(access, layer))
         if layer.packing == TAR:
             return index.headers is not None and index.headers.finished
-        return any(scan.members_known for scan in index.streams)
+        return _scan_of_members(index) is not None
 
     async def members(
         self, access: Access, layer: ModelLayer
@@ -163,12 +169,13 @@ class Layers:
                 headers = self._headers(index, layer)
                 await headers.until(lambda: False, source=source)
                 return headers.members, _copied(headers.failure)
-            scan = next((scan for scan in index.streams if scan.members_known), None)
+            scan = _scan_of_members(index)
             if scan is None:
                 self._check_scannable(layer)
                 scan = self._listing(index, layer, compression)
                 try:
-                    await scan.until(lambda: False, source=source)
+                    room = partial(self._room, compression)
+                    await scan.until(lambda: False, source=source, room=room)
                 except (MalformedArtifact, SizeInvalid):
                     if scan.failure is None:
                         raise
@@ -196,16 +203,25 @@ class Layers:
             found = found or match.take(new)
             return found is not None
 
+        async def take_many(scan: HeaderScan | StreamScan) -> None:
+            if len(scan.members) > MEMBERS_INLINE:
+                await asyncio.to_thread(is_found, scan)
+
         try:
             if compression is None:
                 headers = self._headers(index, layer)
+                await take_many(headers)
                 await headers.until(lambda: is_found(headers), source=source)
                 if not is_found(headers) and headers.failure is not None:
                     raise kept_fault(headers.failure)
                 return found
-            known = next((scan for scan in index.streams if scan.members_known), None)
-            scan = known or self._seeking(index, layer, compression)
-            await scan.until(lambda: is_found(scan) or scan.members_known, source=source)
+            scan = _scan_of_members(index) or self._seeking(index, layer, compression)
+            await take_many(scan)
+            await scan.until(
+                lambda: is_found(scan) or scan.members_known,
+                source=source,
+                room=partial(self._room, compression),
+            )
             failure = scan.tar_failure or scan.failure
             if not is_found(scan) and failure is not None:
                 raise kept_fault(failure)
@@ -231,7 +247,11 @@ class Layers:
         self._check_scannable(layer)
         seeking = self._seeking(index, layer, compression)
         try:
-            await seeking.until(lambda: False, source=self._source(access, layer))
+            await seeking.until(
+                lambda: False,
+                source=self._source(access, layer),
+                room=partial(self._room, compression),
+            )
         finally:
             self._indexes.keep(key, index)
         if seeking.failure is not None:
@@ -270,6 +290,15 @@ class Layers:
     ) -> AsyncIterator[BlobPart]:
         shifted = byte_range.shifted(offset) if byte_range is not None else None
         first, last = (0, None) if shifted is None else (shifted.first, shifted.last)
+        async with (
+            self._room(compression),
+            aclosing(self._plain(access, layer, compression, first, last)) as plain,
+        ):
+            # The first piece is waited for here, so that a broken layer is an answer.
+            yield BlobPart(await _begun(plain), None, 0)
+
+    @asynccontextmanager
+    async def _room(self, compression: Compression) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(READER_WAIT_SECONDS):
                 await self._readers[compression].acquire()
@@ -279,9 +308,7 @@ class Layers:
                 "time; try again"
             ) from error
         try:
-            async with aclosing(self._plain(access, layer, compression, first, last)) as plain:
-                # The first piece is waited for here, so that a broken layer is an answer.
-                yield BlobPart(await _begun(plain), None, 0)
+            yield
         finally:
             self._readers[compression].release()
 
@@ -344,7 +371,7 @@ class Layers:
             return key, index
         if (shared := self._indexes.shared(key.digest)) is not None:
             async with self._source(access, layer).open(ByteRange(0, 0)):
-                index = shared
+                index.listing, index.seeking = shared.listing, shared.seeking
             self._indexes.keep(key, index)
         return key, index
 
@@ -367,16 +394,16 @@ class Layers:
         """The fastest way to the members."""
         if compression == "zstd":
             return self._seeking(index, layer, compression)
-        if index.listing is None:
-            is_tar = layer.packing.container == "tar"
+        is_tar = layer.packing.container == "tar"
+        if index.listing is None or index.listing.is_tar != is_tar:
             index.listing = StreamScan(compression, is_tar=is_tar, collects=False)
         return index.listing
 
     def _seeking(
         self, index: LayerIndex, layer: ModelLayer, compression: Compression
     ) -> StreamScan:
-        if index.seeking is None:
-            is_tar = layer.packing.container == "tar"
+        is_tar = layer.packing.container == "tar"
+        if index.seeking is None or index.seeking.is_tar != is_tar:
             index.seeking = StreamScan(compression, is_tar=is_tar, collects=True)
         return index.seeking
 
@@ -391,6 +418,10 @@ class Layers:
 
 def _copied(fault: ProxyError | None) -> ProxyError | None:
     return None if fault is None else kept_fault(fault)
+
+
+def _scan_of_members(index: LayerIndex) -> StreamScan | None:
+    return next((scan for scan in index.streams if scan.is_tar and scan.members_known), None)
 
 
 def _nearest(index: LayerIndex, plain_position: int) -> Point:

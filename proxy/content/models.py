@@ -49,6 +49,9 @@ INDEX_DEPTH_LIMIT = 4
 DECODE_INLINE_BYTES = 64 * 1024
 # Placing more members, or joining more files, than this is done in a thread.
 MEMBERS_INLINE = 2_000
+# Files of one model, and what a path that is written once may add to all of theirs.
+FILES_LIMIT = 500_000
+PATHS_BYTES_LIMIT = 64 * 1024 * 1024
 # Paths named in the answer to a path that is not there.
 PATHS_SHOWN = 100
 
@@ -219,22 +222,29 @@ class Models:
         """
         model = await self._model(reference, caller, choice)
         tree, failures = await self._tree(model)
-        entries = [entry for entry in tree.entries if wanted.wants(entry.path)]
+        # Globs cost time: as many of them as there are take seconds.
+        entries = await asyncio.to_thread(
+            lambda: [entry for entry in tree.entries if wanted.wants(entry.path)]
+        )
         if not entries:
             raise BlobUnknown(
                 f"no file of {reference} was asked for",
                 detail={"files": [found.path for found in tree.entries[:PATHS_SHOWN]]},
             )
         files: list[ModelFile] = []
-        for entry in entries:
+        for count, entry in enumerate(entries):
+            if count % 100 == 0:  # where nothing is to be read, nothing here would wait
+                await asyncio.sleep(0)
             try:
                 found = await self._openable(model, entry, failure=_failure_of(entry, failures))
                 files.append(await found.measured())
+            except BudgetSpent:
+                raise
             except (BlobUnknown, MalformedArtifact, SizeInvalid) as error:
                 raise MalformedArtifact(
                     f"{error.message}; leave it out with ?exclude=/{entry.path[:300]}"
                 ) from error
-        return Packed(files, model.access, self._layers)
+        return await asyncio.to_thread(Packed, files, model.access, self._layers)
 
     async def _model(self, reference: Reference, caller: Caller, choice: Choice) -> Model:
         found = await self._resolve(reference, caller, choice)
@@ -310,12 +320,18 @@ class Models:
         config, config_warning = read_config(body)
         return replace(model, config=config, config_warning=config_warning)
 
-    async def _find_in_layers(self, model: Model, path: str) -> FileEntry | None:
+    async def _find_in_layers(
+        self, model: Model, path: str, *, only: int | None = None
+    ) -> FileEntry | None:
         """The file at ``path`` at the least cost: later layers first, no header too many.
+
+        ``only`` is the number of the one layer to look in.
 
         A layer that cannot be read is passed over; ``_tree`` tells why.
         """
-        for number, declared in reversed(list(enumerate(model.artifact.layers))):
+        layers = model.artifact.layers
+        for number in range(len(layers) - 1, -1, -1) if only is None else (only,):
+            declared = layers[number]
             if not may_hold(declared, path):
                 continue
             try:
@@ -329,13 +345,12 @@ class Models:
                 if match is not None:
                     return _entry_of_member(layer, number, path, match)
                 members, failure = await self._layers.members(model.access, layer)
+                placed = () if failure is not None else await _placed(layer, members, number)
             except BudgetSpent:
                 raise
             except (MalformedArtifact, BlobUnknown, SizeInvalid):
                 continue
-            if failure is not None:
-                continue
-            for entry in place_members(layer, members, layer_index=number):
+            for entry in placed:
                 if entry.path == path:
                     return entry
         return None
@@ -347,6 +362,7 @@ class Models:
         gate = asyncio.Semaphore(LAYERS_AT_ONCE)
         placed: dict[int, tuple[FileEntry, ...]] = {}
         failures: dict[int, ProxyError] = {}
+        count = 0
         opened = [
             number
             for number, layer in enumerate(model.artifact.layers)
@@ -355,6 +371,7 @@ class Models:
         ][:LAYERS_WALKED_LIMIT]
 
         async def place(number: int, declared: ModelLayer) -> None:
+            nonlocal count
             async with gate:
                 try:
                     placed[number], failure = await self._place(model, number, declared)
@@ -365,6 +382,9 @@ class Models:
                     placed[number] = (_broken_entry(declared, number, error.message),)
             if failure is not None:
                 failures[number] = failure
+            count += len(placed[number])
+            if count > FILES_LIMIT:
+                raise SizeInvalid(f"expected a model of at most {FILES_LIMIT} files, found more")
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -397,11 +417,7 @@ class Models:
             entries = (entry_of_layer(layer, layer_index=number),)
         else:
             members, failure = await self._layers.members(model.access, layer)
-            # Adding up tens of thousands of members takes as long as reading them.
-            if len(members) > MEMBERS_INLINE:
-                entries = await asyncio.to_thread(place_members, layer, members, layer_index=number)
-            else:
-                entries = place_members(layer, members, layer_index=number)
+            entries = await _placed(layer, members, number)
             if failure is not None:
                 entries = (*entries, _broken_entry(layer, number, failure.message))
         if warning is not None and entries:
@@ -417,7 +433,7 @@ class Models:
         digest = entry.layer.descriptor.digest
         if entry.offset is None and entry.unsupported is None:
             # Listed by its annotation alone; where it lies is told by the layer.
-            found = await self._find_in_layers(model, entry.path)
+            found = await self._find_in_layers(model, entry.path, only=entry.layer_index)
             if found is not None and found.offset is not None:
                 return await self._openable(model, found)
         if entry.unsupported is not None or entry.offset is None:
@@ -439,6 +455,26 @@ async def _decoded(stored: StoredManifest) -> Manifest | Index:
     if len(stored.body) > DECODE_INLINE_BYTES:
         return await asyncio.to_thread(decode, stored.body)
     return decode(stored.body)
+
+
+async def _placed(
+    layer: ModelLayer, members: Sequence[Member], number: int
+) -> tuple[FileEntry, ...]:
+    """``place_members``, in a thread where they are many.
+
+    Raises:
+        SizeInvalid: the directory that they lie below would make their paths too long together.
+    """
+    above = max(len(layer.path or ""), len(layer.member_prefix or ""))
+    if len(members) * above > PATHS_BYTES_LIMIT:
+        raise SizeInvalid(
+            f"expected paths of at most {PATHS_BYTES_LIMIT} characters together, found "
+            f"{len(members)} files below one of {above}"
+        )
+    # Adding up tens of thousands of members takes as long as reading them.
+    if len(members) > MEMBERS_INLINE:
+        return await asyncio.to_thread(place_members, layer, members, layer_index=number)
+    return place_members(layer, members, layer_index=number)
 
 
 def _failure_of(entry: FileEntry, failures: Mapping[int, ProxyError]) -> ProxyError | None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Protocol, TypeVar
 
 from proxy.content.blobs import BlobPart
-from proxy.errors import MalformedArtifact, ProxyError, SizeInvalid
+from proxy.errors import MalformedArtifact, ProxyError, SizeInvalid, UpstreamTimeout
 from proxy.formats.compression import Compression, Decoder, open_decoder
 from proxy.formats.progress import START, Point
 from proxy.formats.tar import Member, MemberKind, TarReader
@@ -41,6 +41,7 @@ PATIENCE_SECONDS = 1.0
 PADDING_BYTES = 1024 * 1024
 # What an index in memory costs: a member with its name, a paused decoder with its window.
 MEMBER_COST_BYTES = 320
+NAME_BYTES_USUAL = 100
 _DECODER_COST_BYTES = {"gzip": 256 * 1024, "zstd": 34 * 1024 * 1024}
 
 T = TypeVar("T")
@@ -94,13 +95,18 @@ class Turn:
         self._holder: object | None = None
         self._resting_since: float | None = None
         self._moved = asyncio.Event()
+        self._silence: UpstreamTimeout | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether ``take`` gives a token."""
+        since = self._resting_since
+        now = asyncio.get_running_loop().time()
+        return self._holder is None or (since is not None and now - since > PATIENCE_SECONDS)
 
     def take(self) -> object | None:
         """The turn's token, or None while somebody moves the scan on."""
-        since = self._resting_since
-        now = asyncio.get_running_loop().time()
-        is_stuck = since is not None and now - since > PATIENCE_SECONDS
-        if self._holder is not None and not is_stuck:
+        if not self.is_free:
             return None
         self._holder, self._resting_since = object(), None
         return self._holder
@@ -127,13 +133,40 @@ class Turn:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def fall_silent(self, error: UpstreamTimeout) -> None:
+        """The holder waited in vain, and whoever waits for it has waited as long."""
+        self._silence = error
+
     async def wait(self) -> None:
-        """Until the scan has moved, or the holder may be stuck."""
+        """Until the scan has moved, or the holder may be stuck.
+
+        Raises:
+            UpstreamTimeout: the holder met it meanwhile. Else all who wait would, one by one.
+        """
+        silence = self._silence
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._moved.wait()
         except TimeoutError:
             return
+        if self._silence is not None and self._silence is not silence:
+            raise kept_fault(self._silence)
+
+
+class _MemberCosts:
+    """What a growing list of members costs, each looked at once."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._bytes = 0
+
+    def of(self, members: Sequence[Member]) -> int:
+        """Bytes of memory, about; of members that are new in it names of unusual length count."""
+        for member in members[self._count :]:
+            written = len(member.name) + len(member.link_target or "")
+            self._bytes += MEMBER_COST_BYTES + max(0, written - NAME_BYTES_USUAL)
+            self._count += 1
+        return self._bytes
 
 
 class HeaderScan:
@@ -142,6 +175,7 @@ class HeaderScan:
     def __init__(self, *, size: int) -> None:
         self.members: list[Member] = []
         self.failure: ProxyError | None = None
+        self._costs = _MemberCosts()
         self._size = size
         self._reader = TarReader(size=size)
         self._turn = Turn()
@@ -154,7 +188,7 @@ class HeaderScan:
     @property
     def cost(self) -> int:
         """Bytes of memory, about."""
-        return len(self.members) * MEMBER_COST_BYTES
+        return self._costs.of(self.members)
 
     def take_head(self, head: bytes) -> None:
         """The first bytes of the blob, read already."""
@@ -174,6 +208,9 @@ class HeaderScan:
                 continue
             try:
                 await self._walk(satisfied, source)
+            except UpstreamTimeout as error:
+                self._turn.fall_silent(error)
+                raise
             finally:
                 self._turn.give_back(token)
 
@@ -229,6 +266,8 @@ class StreamScan:
         self.failure: ProxyError | None = None
         self.tar_failure: ProxyError | None = None
         self.verified = False
+        self._costs = _MemberCosts()
+        self.is_tar = is_tar
         self._compression = compression
         self._decoder: Decoder | None = open_decoder(compression, collect=collects)
         self._points: list[Point] = []
@@ -262,7 +301,7 @@ class StreamScan:
         points = self._points if self._decoder is None else list(self._decoder.points)
         windows = sum(len(point.window) + 128 for point in points)
         paused = 0 if self._decoder is None else _DECODER_COST_BYTES[self._compression]
-        return windows + len(self.members) * MEMBER_COST_BYTES + paused
+        return windows + self._costs.of(self.members) + paused
 
     def nearest(self, plain_position: int) -> Point:
         """The last place known to begin at that is not behind ``plain_position``."""
@@ -270,16 +309,28 @@ class StreamScan:
         before = (point for point in reversed(points) if point.plain_position <= plain_position)
         return next(before, START)
 
-    async def until(self, satisfied: Callable[[], bool], *, source: Source) -> None:
-        """Go on until ``satisfied``, or there is no more; raises as ``lead`` does."""
+    async def until(
+        self,
+        satisfied: Callable[[], bool],
+        *,
+        source: Source,
+        room: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
+        """Go on until ``satisfied``, or there is no more; raises as ``lead`` and ``room`` do.
+
+        ``room`` is held by the one who moves the scan on, not by those who wait.
+        """
         while not (satisfied() or self.finished):
-            if (token := self._turn.take()) is None:
+            if not self._turn.is_free:
                 await self._turn.wait()
                 continue
-            async with aclosing(self._steps(token, source, keep_from=None)) as steps:
-                async for _ in steps:
-                    if satisfied():
-                        break
+            async with room():
+                if (token := self._turn.take()) is None:
+                    continue
+                async with aclosing(self._steps(token, source, keep_from=None)) as steps:
+                    async for _ in steps:
+                        if satisfied():
+                            break
 
     async def wait_for(self, plain_position: int) -> None:
         """Until somebody has moved the scan so far, or may be replaced."""
@@ -323,6 +374,9 @@ class StreamScan:
                             if not self._turn.resume(token):
                                 return
             self._finish(source.descriptor)
+        except UpstreamTimeout as error:
+            self._turn.fall_silent(error)
+            raise
         finally:
             self._turn.give_back(token)
 

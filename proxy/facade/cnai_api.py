@@ -118,7 +118,7 @@ class CnaiApi:
         by_digest = reference.digest is not None
         headers = CIMultiDict({**CONTENT_SAFETY, **file_cache_headers(by_digest=by_digest)})
         headers["Content-Type"] = packed.media_type(kind)
-        headers["Content-Length"] = str(packed.size(kind))
+        headers["Content-Length"] = str(await asyncio.to_thread(packed.size, kind))
         version = str(reference.tag) if reference.digest is None else reference.digest.short
         name = f"{reference.repository.text.rpartition('/')[2]}-{version}.{kind}"
         headers["Content-Disposition"] = content_disposition(name, attachment=True)
@@ -136,12 +136,16 @@ class CnaiApi:
         headers = CIMultiDict({**CONTENT_SAFETY, **caching})
         headers["ETag"] = found.etag
         headers["Accept-Ranges"] = "bytes"
-        if hdrs.RANGE in request.headers:
-            found = await found.measured()
+        range_header = request.headers.get(hdrs.RANGE)
+        if range_header is not None and found.size is None:
+            if request.method == hdrs.METH_HEAD:
+                range_header = None  # it promises no body: not worth reading a layer through
+            else:
+                found = await found.measured()
         decision = byterange.decide(
             size=found.size or 0,
             etag=found.etag,
-            range_header=request.headers.get(hdrs.RANGE),
+            range_header=range_header,
             if_range=request.headers.get(hdrs.IF_RANGE),
             if_none_match=request.headers.get(hdrs.IF_NONE_MATCH),
         )

@@ -37,7 +37,25 @@ async def test_only_a_verified_index_is_shared_by_digest() -> None:
         assert indexes.shared(DIGEST) is None
     verified = await _scanned(content)
     indexes.keep(KEY, verified)
-    assert indexes.shared(DIGEST) is verified
+    shared = indexes.shared(DIGEST)
+    assert shared is not None
+    assert shared.seeking is verified.seeking
+    # Whoever reads it elsewhere may add what is not verified: to an index of their own.
+    assert shared is not verified
+
+
+async def test_fault_is_believed_for_a_minute_only() -> None:
+    now = 0.0
+    indexes = Indexes(limit_bytes=1 << 20, clock=lambda: now)
+    broken = LayerIndex(headers=HeaderScan(size=512))
+    assert broken.headers is not None
+    broken.headers.take_head(b"x" * 512)
+    indexes.keep(KEY, broken)
+    now = 60.0
+    assert indexes.of(KEY) is broken
+    indexes.keep(KEY, broken)
+    now = 61.0
+    assert indexes.of(KEY) is not broken
 
 
 async def test_bound_forgets_the_least_recently_used() -> None:

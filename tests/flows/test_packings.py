@@ -16,7 +16,7 @@ import zstandard
 
 from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from proxy.tasks import spawn
-from tests.build import tar_archive, tar_entry, tar_of
+from tests.build import tar_archive, tar_entry, tar_header, tar_of
 from tests.faulty_upstream import Fault, FaultyUpstream
 from tests.flows.conftest import StartProxy
 from tests.flows.http import Client
@@ -270,6 +270,134 @@ async def test_layer_over_the_scan_limit_is_flagged_and_its_files_still_open(
     assert (await proxy.get(files_target("tokenizer.json"))).body == FILES["tokenizer.json"]
 
 
+async def _begun(proxy: Client, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A GET whose answer has begun and is not read on."""
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port, limit=64 * 1024)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+async def _chunked(reader: asyncio.StreamReader) -> bytes:
+    parts = []
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        parts.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    return b"".join(parts)
+
+
+async def test_reader_who_lost_the_lead_still_gets_every_byte(
+    proxy: Client, upstream: FaultyUpstream, compression: tuple[str, Callable[[bytes], bytes]]
+) -> None:
+    name, compress = compression
+    content = _noise(24 * MIB)
+    push(upstream, layer("w.bin", compress(content), packing=f"raw+{name}"))
+    reader, writer = await _begun(proxy, files_target("w.bin"))
+    try:
+        # Another one takes the lead from who does not read, and comes to the end before.
+        tail = await proxy.get(files_target("w.bin"), Range="bytes=-8")
+        assert (tail.status, tail.body) == (206, content[-8:])
+        async with asyncio.timeout(20):
+            assert await _chunked(reader) == content
+    finally:
+        writer.close()
+
+
+async def test_wrong_bytes_of_one_upstream_harm_no_other(
+    start_proxy: StartProxy, upstream: FaultyUpstream, other: FaultyUpstream
+) -> None:
+    proxy = await start_proxy(
+        upstream__prefix="a",
+        upstreams__1__name="b",
+        upstreams__1__url=other.url,
+        upstreams__1__prefix="b",
+    )
+    files = {"a.bin": _noise(6 * MIB), "b.bin": _noise(6 * MIB, seed=2)}
+    packed = layer(None, gzip.compress(tar_archive(files), 1), packing="tar+gzip")
+    size = packed.descriptor.size
+    wrong = {"a.bin": bytes(6 * MIB), "b.bin": _noise(6 * MIB - 1, seed=3) + b"x"}
+    push(upstream, packed)
+    push(other, packed)
+    forged = gzip.compress(tar_archive(wrong), 1)
+    other.blobs[str(packed.descriptor.digest)] = forged + bytes(size - len(forged))
+    assert (await proxy.get("/cnai/a/team/model:v1/files")).status == 200
+    await proxy.get(files_target("b.bin", reference="/cnai/b/team/model:v1"))
+    for path, content in files.items():
+        answer = await proxy.get(files_target(path, reference="/cnai/a/team/model:v1"))
+        assert (answer.status, answer.body) == (200, content), path
+
+
+@pytest.mark.parametrize("first", ["typed", "untyped"])
+async def test_one_blob_of_two_types_is_read_as_each_manifest_says(
+    proxy: Client, upstream: FaultyUpstream, first: str
+) -> None:
+    content = _noise(1000)
+    blob = gzip.compress(content)
+    push(upstream, layer("w.bin", blob, packing="raw+gzip"), tag="typed")
+    entries = [
+        {
+            "mediaType": "application/octet-stream",
+            "digest": upstream.blob(blob),
+            "size": len(blob),
+            "annotations": {"org.opencontainers.image.title": "w.gguf.gz"},
+        },
+        {
+            "mediaType": "application/octet-stream",
+            "digest": upstream.blob(b"w"),
+            "size": 1,
+            "annotations": {"org.opencontainers.image.title": "w.gguf"},
+        },
+    ]
+    document: dict[str, object] = {"artifactType": "application/x-some", "layers": entries}
+    upstream.manifest("team/model", "untyped", document, OCI_MANIFEST)
+    expected = {"typed": ("w.bin", content), "untyped": ("w.gguf.gz", blob)}
+    for tag in sorted(expected, key=lambda tag: tag != first):
+        path, body = expected[tag]
+        answer = await proxy.get(files_target(path, reference=f"/cnai/team/model:{tag}"))
+        assert (answer.status, answer.body) == (200, body), tag
+
+
+async def test_silent_upstream_is_waited_for_once_however_many_wait(
+    start_proxy: StartProxy, upstream: FaultyUpstream
+) -> None:
+    proxy = await start_proxy(upstream__timeouts__idle_seconds=1)
+    blob = gzip.compress(_noise(MIB), 1)
+    push(upstream, layer("w.bin", blob, packing="raw+gzip"))
+    await flat(proxy)
+    upstream.faults.append(Fault(match=r"GET .*/blobs/", stall_at=300_000))
+    started = time.monotonic()
+    answers = await asyncio.gather(
+        *(proxy.get(files_target("w.bin"), Range="bytes=-8") for _ in range(6))
+    )
+    assert {answer.status for answer in answers} == {504}
+    assert time.monotonic() - started < 4
+
+
+async def test_directory_written_once_is_not_multiplied_by_its_files(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    path = "/".join(["d" * 250] * 16)
+    archive = tar_of(*(tar_entry(b"%d" % number) for number in range(20_000)))
+    packed = layer(path, gzip.compress(archive), packing="tar+gzip")
+    push(upstream, packed, layer("w.bin", b"w"))
+    listed = await flat(proxy)
+    assert len(listed) == 2
+    assert any("characters together" in str(entry.get("warnings")) for entry in listed.values())
+    assert (await proxy.get(files_target("w.bin"))).body == b"w"
+
+
+async def test_archive_of_many_layers_looks_into_each_once(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    shared = [gzip.compress(tar_archive({"x": bytes([number])})) for number in range(4)]
+    layers = [layer(f"f{at}", shared[at % 4], packing="tar+gzip") for at in range(4_000)]
+    push(upstream, *layers)
+    started = time.monotonic()
+    answer = await proxy.head(f"{REF}/archive.tar")
+    assert answer.status == 200
+    assert time.monotonic() - started < 10
+
+
 # Filters and archives ----------------------------------------------------------------------------
 
 
@@ -329,6 +457,25 @@ async def test_archive_of_nothing_or_of_what_cannot_open_is_refused(
     assert_error(answer, 422, "MANIFEST_INVALID")
     assert "?exclude=/link" in answer.message
     assert (await proxy.get(f"{REF}/archive.zip?exclude=/link")).status == 200
+
+
+async def test_archive_reads_what_hard_links_share_once(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    archive = tar_of(
+        tar_entry(b"pad", _noise(12 * MIB)),
+        tar_entry(b"file", b"x" * 1000),
+        *(tar_header(b"link%d" % number, flag=b"1", target=b"file") for number in range(200)),
+    )
+    push(upstream, layer(None, gzip.compress(archive, 1), packing="tar+gzip"))
+    assert len(await flat(proxy)) == 202
+    before = upstream.sent
+    answer = await proxy.get(f"{REF}/archive.tar?exclude=pad")
+    assert upstream.sent - before < 32 * MIB
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as tar:
+        found = {(tar.extractfile(m) or io.BytesIO()).read() for m in tar.getmembers()}
+        assert len(tar.getmembers()) == 201
+    assert found == {b"x" * 1000}
 
 
 # Indexes -----------------------------------------------------------------------------------------

@@ -20,28 +20,50 @@ def go_tar(
     files: Mapping[str, bytes],
     *,
     directories: Sequence[str] = (),
+    slash: bool = True,
     modified_seconds: int = MODIFIED_SECONDS,
     owner: int = 0,
 ) -> bytes:
-    """What Go's archive/tar writes: ustar where a name fits, else PAX; 1,024 zeros at the end."""
-    parts = [
-        _go_header(f"{name.rstrip('/')}/", 0, b"5", modified_seconds, owner) for name in directories
-    ]
-    for name, content in files.items():
-        parts.append(_go_header(name, len(content), b"0", modified_seconds, owner))
-        parts.append(content + bytes(-len(content) % 512))
+    """What Go's archive/tar writes: ustar where a name fits, else PAX; 1,024 zeros at the end.
+
+    With ``directories`` everything comes in the order of a walk. ``slash``: whether a directory's
+    name ends in one.
+    """
+    names = [*files]
+    if directories:
+        names = sorted((*names, *directories), key=lambda name: name.split("/"))
+    parts = []
+    for name in names:
+        content = files.get(name)
+        if content is None:
+            written = f"{name}/" if slash else name
+            parts.append(_go_header(written, 0, b"5", modified_seconds, owner))
+        else:
+            parts.append(_go_header(name, len(content), b"0", modified_seconds, owner))
+            parts.append(content + bytes(-len(content) % 512))
     return tar_of(*parts)
 
 
-def gnu_tar(files: Mapping[str, bytes], *, directories: Iterable[str] = ()) -> bytes:
+def python_tar(files: Mapping[str, bytes], *, directories: Sequence[str]) -> bytes:
+    """What ``TarFile.add`` of Python writes for a folder of root's, in the order of a walk."""
+    target = io.BytesIO()
+    with tarfile.TarFile(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted((*files, *directories), key=lambda name: name.split("/")):
+            content = files.get(name)
+            entry = tarfile.TarInfo(name)
+            entry.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            entry.mode = 0o755 if content is None else 0o644
+            entry.mtime = MODIFIED_SECONDS
+            entry.uname = entry.gname = "root"
+            entry.size = len(content or b"")
+            archive.addfile(entry, io.BytesIO(content or b""))
+    return target.getvalue()
+
+
+def gnu_tar(files: Mapping[str, bytes]) -> bytes:
     """GNU's format, filled up to a record of 10,240 bytes as GNU tar and Python do."""
     target = io.BytesIO()
     with tarfile.TarFile(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name in directories:
-            entry = tarfile.TarInfo(name)
-            entry.type = tarfile.DIRTYPE
-            entry.mode = 0o755
-            archive.addfile(entry)
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -85,13 +107,12 @@ def compressed(plain: bytes, packing: str) -> bytes:
 def _go_header(name: str, size: int, flag: bytes, modified_seconds: int, owner: int) -> bytes:
     entry = tarfile.TarInfo(name)
     entry.size = size
-    entry.type = flag
     entry.mode = 0o755 if flag == b"5" else 0o644
     entry.mtime = modified_seconds
     entry.uid = entry.gid = owner
     try:
         if name.isascii():
-            return _with_devices(entry.tobuf(tarfile.USTAR_FORMAT))
+            return _as_go(entry.tobuf(tarfile.USTAR_FORMAT), flag)
     except ValueError:
         pass  # longer than name and prefix together, or nowhere to part them
     base = name.rstrip("/")
@@ -99,14 +120,13 @@ def _go_header(name: str, size: int, flag: bytes, modified_seconds: int, owner: 
     extension = tarfile.TarInfo(_ascii(f"{folder}/PaxHeaders.0/{last}".lstrip("/"))[:100])
     records = pax_record("path", name)
     extension.size = len(records)
-    extension.type = b"x"
     extension.mode = 0
     entry.name = _ascii(name)[:100]
     return (
-        _with_devices(extension.tobuf(tarfile.USTAR_FORMAT))
+        _as_go(extension.tobuf(tarfile.USTAR_FORMAT), b"x")
         + records
         + bytes(-len(records) % 512)
-        + _with_devices(entry.tobuf(tarfile.USTAR_FORMAT))
+        + _as_go(entry.tobuf(tarfile.USTAR_FORMAT), flag)
     )
 
 
@@ -114,9 +134,10 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "ignore").decode()
 
 
-def _with_devices(header: bytes) -> bytes:
-    """Go writes device numbers for every member; Python leaves them out."""
+def _as_go(header: bytes, flag: bytes) -> bytes:
+    """Go writes device numbers for every member, and adds no slash to a directory."""
     block = bytearray(header)
+    block[156:157] = flag
     block[329:345] = b"0000000\0" * 2
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 
 from proxy.oci.digest import Digest
 from tests.producers import files
-from tests.producers.archives import gnu_tar, go_tar, gzipped, parents
+from tests.producers.archives import go_tar, gzipped, parents, python_tar
 from tests.producers.artifact import Artifact, Maker, Part
 
 _TITLE = "org.opencontainers.image.title"
 _EMPTY = "application/vnd.oci.empty.v1+json"
+_UNKNOWN = "application/vnd.unknown.artifact.v1"
 _TAR = "application/vnd.oci.image.layer.v1.tar"
 _FOLDER = {"assets/vocab.txt": b"a\nb\n", "assets/deep/notes.md": b"# Notes\n"}
 _FILES = {
@@ -25,21 +26,26 @@ _FILES = {
 }
 
 
-def _empty(*, inline: bool = False) -> Part:
+def _empty(*, inline: bool = True) -> Part:
     members = {"data": base64.b64encode(b"{}").decode()} if inline else {}
     return Part(_EMPTY, b"{}", members=members)
+
+
+def _maker(artifact_type: str, producer: str = "oras", family: str = "generic") -> Maker:
+    created = {"org.opencontainers.image.created": "2026-01-01T00:00:00Z"}
+    return Maker(producer, family, artifact_type=artifact_type, annotations=created)
 
 
 def go_files() -> Artifact:
     """``oras push REF file…``: each layer is one bare file, and is called a tar."""
     layers = [Part(_TAR, content, {_TITLE: path}) for path, content in _FILES.items()]
-    maker = Maker("oras", "generic", artifact_type="application/vnd.unknown.artifact.v1")
-    return maker.artifact("oras-go-files", "raw", layers, config=_empty(inline=True), files=_FILES)
+    maker = _maker(_UNKNOWN)
+    return maker.artifact("oras-go-files", "raw", layers, config=_empty(), files=_FILES)
 
 
 def go_folder() -> Artifact:
     """``oras push REF model.safetensors assets/``: a directory is a tar+gzip to be unpacked."""
-    inner = go_tar(_FOLDER, directories=parents(_FOLDER))
+    inner = go_tar(_FOLDER, directories=parents(_FOLDER), slash=False)
     layers = [
         Part(_TAR, _FILES["model.safetensors"], {_TITLE: "model.safetensors"}),
         Part(
@@ -52,18 +58,16 @@ def go_folder() -> Artifact:
             },
         ),
     ]
-    maker = Maker("oras", "generic", artifact_type="application/vnd.unknown.artifact.v1")
+    maker = _maker(_UNKNOWN)
     expected = {"model.safetensors": _FILES["model.safetensors"], **_FOLDER}
-    return maker.artifact(
-        "oras-go-folder", "tar+gzip", layers, config=_empty(inline=True), files=expected
-    )
+    return maker.artifact("oras-go-folder", "tar+gzip", layers, config=_empty(), files=expected)
 
 
 def go_absolute() -> Artifact:
     """With path checks off, the title is the absolute path that was given."""
     content = files.ggufs("absolute")
     layers = [Part("application/octet-stream", content, {_TITLE: "/srv/models/tiny.gguf"})]
-    maker = Maker("oras", "generic", artifact_type="application/vnd.acme.thing")
+    maker = _maker("application/vnd.acme.thing")
     expected = {"srv/models/tiny.gguf": content}
     return maker.artifact("oras-go-absolute", "raw", layers, config=_empty(), files=expected)
 
@@ -74,7 +78,7 @@ def python_folder() -> Artifact:
         Part(_TAR, _FILES["model.safetensors"], {_TITLE: "model.safetensors"}),
         Part(
             f"{_TAR}+gzip",
-            gzip.compress(gnu_tar(_FOLDER, directories=parents(_FOLDER)), 9, mtime=0),
+            gzip.compress(python_tar(_FOLDER, directories=parents(_FOLDER)), 9, mtime=0),
             {_TITLE: "assets"},
         ),
     ]
@@ -92,7 +96,7 @@ def podman() -> Artifact:
         for path, content in _FILES.items()
     ]
     maker = Maker("podman artifact", "generic")
-    return maker.artifact("podman-files", "raw", layers, config=_empty(), files=_FILES)
+    return maker.artifact("podman-files", "raw", layers, config=_empty(inline=False), files=_FILES)
 
 
 def typed() -> Artifact:
@@ -106,10 +110,10 @@ def typed() -> Artifact:
         )
         for path, content in _FILES.items()
     ]
-    maker = Maker(
+    maker = _maker(
+        "application/vnd.cncf.model.manifest.v1+json",
         "oras, `--artifact-type` of ModelPack",
         "modelpack",
-        artifact_type="application/vnd.cncf.model.manifest.v1+json",
     )
     return maker.artifact("oras-typed", "raw", layers, config=_empty(), files=_FILES)
 
