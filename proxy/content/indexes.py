@@ -2,8 +2,8 @@
 
 The key is (upstream, repository, digest): bytes that were read in part are as good as whoever gave
 them, so they count for that repository only. An index of a blob that was read whole and is the
-content of its digest is shared by digest; the repository's own registry is asked first whether the
-blob is there.
+content of its digest is shared by all repositories of its upstream, which is asked first whether
+the blob is in this one too. Upstreams share nothing: one could claim to have any blob.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class Indexes:
     def __init__(self, *, limit_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kept: LRUCache[LayerKey, LayerIndex] = LRUCache(limit_bytes, getsizeof=_cost)
-        self._shared: LRUCache[Digest, LayerIndex] = LRUCache(limit_bytes, getsizeof=_cost)
+        self._shared: LRUCache[tuple[str, Digest], LayerIndex] = LRUCache(
+            limit_bytes, getsizeof=_cost
+        )
 
     def of(self, key: LayerKey) -> LayerIndex:
         """What is known in this repository; all who ask at once get the same index."""
@@ -113,9 +115,9 @@ class Indexes:
             _put(self._kept, key, index)
         return index
 
-    def shared(self, digest: Digest) -> LayerIndex | None:
+    def shared(self, key: LayerKey) -> LayerIndex | None:
         """What is known of the blob from another repository: to be used once it is in this one."""
-        return self._shared.get(digest)
+        return self._shared.get((key.upstream, key.digest))
 
     def keep(self, key: LayerKey, index: LayerIndex) -> None:
         """Keep what is known by now; one that alone is over the bound is forgotten."""
@@ -125,7 +127,7 @@ class Indexes:
             index.doubtful_since = self._clock()
         _put(self._kept, key, index)
         if index.verified:
-            _put(self._shared, key.digest, index.verified_part())
+            _put(self._shared, (key.upstream, key.digest), index.verified_part())
 
 
 def _cost(index: LayerIndex) -> float:

@@ -329,6 +329,9 @@ class Layers:
         source = self._source(access, layer)
         scan = self._seeking(index, layer, compression)
         position = first
+        for known in index.streams:
+            if known.is_other_content and known.failure is not None:
+                raise kept_fault(known.failure)
         try:
             while True:
                 if (token := scan.may_lead(position)) is not None:
@@ -369,7 +372,7 @@ class Layers:
         index = self._indexes.of(key)
         if index.streams:
             return key, index
-        if (shared := self._indexes.shared(key.digest)) is not None:
+        if (shared := self._indexes.shared(key)) is not None:
             async with self._source(access, layer).open(ByteRange(0, 0)):
                 index.listing, index.seeking = shared.listing, shared.seeking
             self._indexes.keep(key, index)

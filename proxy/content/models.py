@@ -47,6 +47,8 @@ LAYERS_AT_ONCE = 4
 INDEX_DEPTH_LIMIT = 4
 # A manifest of this size takes some milliseconds to decode; a larger one is decoded in a thread.
 DECODE_INLINE_BYTES = 64 * 1024
+# A manifest of more layers is read, and its record written, in a thread.
+LAYERS_INLINE = 500
 # Placing more members, or joining more files, than this is done in a thread.
 MEMBERS_INLINE = 2_000
 # Files of one model, and what a path that is written once may add to all of theirs.
@@ -120,21 +122,9 @@ class Models:
             )
         if model.config is None and model.config_warning is None:
             model = await self._with_config(model)
-        named = [
-            entry_of_layer(layer, layer_index=number)
-            for number, layer in enumerate(model.artifact.layers)
-        ]
-        return model_record(
-            model.artifact,
-            repository=reference.repository,
-            tag=reference.tag,
-            digest=model.stored.digest,
-            media_type=model.stored.media_type,
-            config=model.config,
-            config_warning=model.config_warning,
-            additions=[name for name in ADDITIONS if choose(named, name) is not None],
-            index=model.index,
-        )
+        if len(model.artifact.layers) > LAYERS_INLINE:
+            return await asyncio.to_thread(_record, model)
+        return _record(model)
 
     async def files(
         self,
@@ -146,9 +136,7 @@ class Models:
     ) -> FileTree:
         """The files of the model that are ``wanted``; a layer that cannot be read is one entry."""
         tree, _ = await self._tree(await self._model(reference, caller, choice))
-        if len(tree.entries) > MEMBERS_INLINE:
-            return await asyncio.to_thread(tree.selected, wanted)
-        return tree.selected(wanted)
+        return tree if wanted == _ALL else await asyncio.to_thread(tree.selected, wanted)
 
     async def find(
         self, reference: Reference, path: str, *, caller: Caller, choice: Choice = _NO_CHOICE
@@ -222,10 +210,8 @@ class Models:
         """
         model = await self._model(reference, caller, choice)
         tree, failures = await self._tree(model)
-        # Globs cost time: as many of them as there are take seconds.
-        entries = await asyncio.to_thread(
-            lambda: [entry for entry in tree.entries if wanted.wants(entry.path)]
-        )
+        # Globs cost time: as many of them as there may be take seconds.
+        entries = (await asyncio.to_thread(tree.selected, wanted)).entries
         if not entries:
             raise BlobUnknown(
                 f"no file of {reference} was asked for",
@@ -276,7 +262,10 @@ class Models:
             stored = await self._manifests.get(child, caller=caller)
             manifest = await _decoded(stored)
             choice = replace(choice, variant=None)
-        artifact = recognise(manifest, self._families)
+        if len(manifest.layers) > LAYERS_INLINE:
+            artifact = await asyncio.to_thread(recognise, manifest, self._families)
+        else:
+            artifact = recognise(manifest, self._families)
         if artifact is None:
             raise ManifestUnknown(
                 f"{reference} is no model of a known family",
@@ -392,14 +381,21 @@ class Models:
                     group.create_task(place(number, model.artifact.layers[number]))
         except* ProxyError as raised:
             raise _first_failure(raised) from None
-        entries = [
-            entry
-            for number, layer in enumerate(model.artifact.layers)
-            for entry in placed.get(number, (entry_of_layer(layer, layer_index=number),))
-        ]
-        if len(entries) > MEMBERS_INLINE:
-            return await asyncio.to_thread(build_tree, entries), failures
-        return build_tree(entries), failures
+
+        def joined() -> FileTree:
+            return build_tree(
+                entry
+                for number, layer in enumerate(model.artifact.layers)
+                for entry in (
+                    placed[number]
+                    if number in placed
+                    else (entry_of_layer(layer, layer_index=number),)
+                )
+            )
+
+        if count + len(model.artifact.layers) > MEMBERS_INLINE:
+            return await asyncio.to_thread(joined), failures
+        return joined(), failures
 
     async def _place(
         self, model: Model, number: int, declared: ModelLayer
@@ -449,6 +445,24 @@ class Models:
         is_blob = entry.offset == 0 and entry.size == layer.descriptor.size
         etag = f'"{digest}"' if is_blob else f'"{digest}:{entry.offset}-{entry.size}"'
         return ModelFile(entry, entry.size, etag, model.access, self._layers)
+
+
+def _record(model: Model) -> dict[str, object]:
+    named = [
+        entry_of_layer(layer, layer_index=number)
+        for number, layer in enumerate(model.artifact.layers)
+    ]
+    return model_record(
+        model.artifact,
+        repository=model.reference.repository,
+        tag=model.reference.tag,
+        digest=model.stored.digest,
+        media_type=model.stored.media_type,
+        config=model.config,
+        config_warning=model.config_warning,
+        additions=[name for name in ADDITIONS if choose(named, name) is not None],
+        index=model.index,
+    )
 
 
 async def _decoded(stored: StoredManifest) -> Manifest | Index:

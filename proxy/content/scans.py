@@ -37,8 +37,6 @@ BATCH_BYTES = 256 * 1024
 PIECE_BYTES = 512 * 1024
 # Who has the turn and waits this long for its own client loses it to who waits for the scan.
 PATIENCE_SECONDS = 1.0
-# Behind a tar's end lies padding; more than this is not read only to verify the blob.
-PADDING_BYTES = 1024 * 1024
 # What an index in memory costs: a member with its name, a paused decoder with its window.
 MEMBER_COST_BYTES = 320
 NAME_BYTES_USUAL = 100
@@ -257,7 +255,8 @@ class StreamScan:
     """A compressed layer: where decoding can begin, its plain size, its members if it is a tar.
 
     ``collects`` asks for places to begin within a gzip member, which costs half of the speed.
-    ``tar_failure`` is a fault of the archive, ``failure`` one of the compressed stream.
+    ``tar_failure`` is a fault of the archive, ``failure`` one of the compressed stream, or, as
+    ``is_other_content`` says, that it is not the content of its digest.
     """
 
     def __init__(self, compression: Compression, *, is_tar: bool, collects: bool) -> None:
@@ -266,6 +265,7 @@ class StreamScan:
         self.failure: ProxyError | None = None
         self.tar_failure: ProxyError | None = None
         self.verified = False
+        self.is_other_content = False
         self._costs = _MemberCosts()
         self.is_tar = is_tar
         self._compression = compression
@@ -434,7 +434,15 @@ class StreamScan:
         self._decoder = None
         if self._reader is not None and self.tar_failure is None:
             self._end_archive(self._reader, self.plain_size)
-        self.verified = self._hasher is not None and self._hasher.digest() == descriptor.digest
+        if self._hasher is not None:
+            self.verified = self._hasher.digest() == descriptor.digest
+            if not self.verified:
+                self.is_other_content = True
+                error = MalformedArtifact(
+                    f"expected the content of {descriptor.digest}, found {self._hasher.digest()}"
+                )
+                self._fail(error)
+                raise error
 
     def _end_archive(self, reader: TarReader, plain_size: int) -> None:
         try:
@@ -454,8 +462,8 @@ class StreamScan:
         self.failure = kept_fault(error)
         if self._decoder is not None:
             self._points = list(self._decoder.points)
-            self.plain_size = None
             self._decoder = None
+        self.plain_size = None
 
 
 async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -11,13 +11,15 @@ of a file (comments, spaces at the end); POSIX.1-2017 §9.3.5 for classes in bra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, SizeInvalid
 
 GLOB_BYTES_LIMIT = 1024
 GLOBS_LIMIT = 64
+# Characters of globs times characters of paths: some seconds of matching at the worst.
+WORK_LIMIT = 500_000_000
 
 # Any number of directories, and any text within a part; both take as little as they can, and each
 # opens a group that holds what follows up to the next of its kind.
@@ -109,6 +111,24 @@ class Filter:
                 detail={"limit": GLOBS_LIMIT, "found": count},
             )
         return cls(tuple(map(Glob.parse, include)), tuple(map(Glob.parse, exclude)))
+
+    def chosen(self, paths: Iterable[str]) -> list[bool]:
+        """For each of the paths whether it is wanted.
+
+        Raises:
+            SizeInvalid: so many and long paths and globs that matching them would take too long.
+        """
+        listed = list(paths)
+        if not self.include and not self.exclude:
+            return [True] * len(listed)
+        work = sum(map(len, listed)) * sum(len(glob.text) for glob in self.include + self.exclude)
+        if work > WORK_LIMIT:
+            raise SizeInvalid(
+                f"expected globs and paths whose lengths make at most {WORK_LIMIT} as a product, "
+                f"found {work}: use fewer or shorter globs",
+                detail={"limit": WORK_LIMIT, "found": work},
+            )
+        return [self.wants(path) for path in listed]
 
     def wants(self, path: str) -> bool:
         """Whether the file at ``path``, relative and without empty parts, is wanted."""

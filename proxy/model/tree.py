@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from proxy.errors import SizeInvalid
 from proxy.model.artifact import bounded
@@ -51,8 +52,9 @@ class FileTree:
         return self._index.get(path)
 
     def selected(self, wanted: Filter) -> FileTree:
-        """The tree of those files that ``wanted`` lets through."""
-        kept = tuple(entry for entry in self.entries if wanted.wants(entry.path))
+        """The tree of those files that ``wanted`` lets through; raises as ``Filter.chosen`` does."""
+        chosen = wanted.chosen(entry.path for entry in self.entries)
+        kept = tuple(compress(self.entries, chosen))
         return self if len(kept) == len(self.entries) else FileTree(kept, *_grow(kept))
 
     def to_json(self, *, flat: bool = False) -> Iterator[str]:

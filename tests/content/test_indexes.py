@@ -34,10 +34,10 @@ async def test_only_a_verified_index_is_shared_by_digest() -> None:
     headers = LayerIndex(headers=HeaderScan(size=0))
     for unverified in (unread, headers, LayerIndex()):
         indexes.keep(KEY, unverified)
-        assert indexes.shared(DIGEST) is None
+        assert indexes.shared(KEY) is None
     verified = await _scanned(content)
     indexes.keep(KEY, verified)
-    shared = indexes.shared(DIGEST)
+    shared = indexes.shared(KEY)
     assert shared is not None
     assert shared.seeking is verified.seeking
     # Whoever reads it elsewhere may add what is not verified: to an index of their own.

@@ -182,18 +182,17 @@ async def test_stream_scan_learns_members_size_and_digest(collects: bool) -> Non
     assert scan.cost < 600_000
 
 
-async def test_stream_scan_of_other_bytes_than_the_digest_is_not_verified() -> None:
-    source = Memory(compressed(a=b"1"))
-    scan = StreamScan("gzip", is_tar=True, collects=False)
-
+async def test_stream_scan_of_other_bytes_than_the_digest_is_a_fault() -> None:
     class Lying(Memory):
         @property
         def descriptor(self) -> Descriptor:
             return Descriptor("a/b", Digest.of(b"other"), len(self.content), {})
 
-    await scan.until(never, source=Lying(source.content))
-    assert scan.finished
-    assert not scan.verified
+    scan = StreamScan("gzip", is_tar=True, collects=False)
+    with pytest.raises(MalformedArtifact, match="expected the content of"):
+        await scan.until(never, source=Lying(compressed(a=b"1")))
+    assert (scan.finished, scan.verified, scan.plain_size) == (True, False, None)
+    assert isinstance(scan.failure, MalformedArtifact)
 
 
 async def test_stream_scan_stops_when_satisfied_and_goes_on_from_there() -> None:

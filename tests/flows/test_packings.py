@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 import zstandard
 
@@ -249,6 +250,35 @@ async def test_index_of_a_verified_blob_is_shared_but_only_where_the_blob_is(
         404,
         "BLOB_UNKNOWN",
     )
+
+
+@pytest.mark.parametrize("packing", ["raw+gzip", "tar+gzip"])
+async def test_layer_that_is_not_its_digest_is_never_a_whole_answer(
+    proxy: Client, upstream: FaultyUpstream, packing: str
+) -> None:
+    plain = _noise(MIB) if packing == "raw+gzip" else tar_archive({"w.bin": b"forged"})
+    good = gzip.compress(plain, 1)
+    packed = layer("w.bin" if packing == "raw+gzip" else None, good, packing=packing)
+    push(upstream, packed)
+    upstream.blobs[str(packed.descriptor.digest)] = gzip.compress(plain, 1, mtime=7)  # same length
+    target = files_target("w.bin")
+    if packing == "raw+gzip":
+        with pytest.raises(aiohttp.ClientError):  # cut, not ended
+            await proxy.get(target)
+    else:
+        listed = await flat(proxy)
+        assert any("expected the content of" in str(e.get("warnings")) for e in listed.values())
+    assert_error(await proxy.get(target), 422, "MANIFEST_INVALID")
+
+
+async def test_many_globs_over_many_paths_are_refused(
+    proxy: Client, upstream: FaultyUpstream
+) -> None:
+    files = {f"{number:04}/{'x' * 200}": b"" for number in range(3_000)}
+    push(upstream, layer(None, tar_archive(files), packing="tar"))
+    glob = "include=" + "*" + "%5Ba-z%5D" * 100 + "b"
+    answer = await proxy.get(f"{REF}/files?{glob}&{glob}")
+    assert_error(answer, 413, "SIZE_INVALID")
 
 
 async def test_warm_plain_tar_costs_the_file_alone(proxy: Client, upstream: FaultyUpstream) -> None:

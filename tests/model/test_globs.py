@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.errors import BadRequest
-from proxy.model.globs import Filter, Glob
+from proxy.errors import BadRequest, SizeInvalid
+from proxy.model.globs import WORK_LIMIT, Filter, Glob
 
 _PATHS = (
     "README.md",
@@ -267,3 +267,17 @@ def test_glob_refused_ignores_nothing_in_git(repository: Path) -> None:
     globs = ["/", "//", "[", "[a", "a/[!", "[]", r"[a\]", "[[:nope:]]", "[[::]]", "a\\", "a\\/"]
     paths = ["a", "[", "[a", "a/[!", "[]", "a\\", "a/b", "x/a", "b:", "n"]
     assert set(map(tuple, _ignored(repository, globs, paths).values())) == {()}
+
+
+def test_filter_chosen_is_what_it_wants() -> None:
+    wanted = Filter.parse(["*.json"], ["b/"])
+    assert wanted.chosen(["a.json", "b/a.json", "c.bin"]) == [True, False, False]
+    assert Filter.parse([], []).chosen(["a"] * 3) == [True] * 3
+
+
+def test_F9_filter_work_over_the_limit_is_refused_with_both_numbers() -> None:
+    wanted = Filter.parse(["*" + "[a-z]" * 127 + "b"] * 10, [])
+    paths = ["x" * 4096] * 20
+    with pytest.raises(SizeInvalid, match=str(WORK_LIMIT)) as raised:
+        wanted.chosen(paths)
+    assert raised.value.detail == {"limit": WORK_LIMIT, "found": 637 * 10 * 4096 * 20}
