@@ -27,6 +27,7 @@ from bench.load import Connection, LoadError
 DIRECT = "direct"
 NGINX = "nginx"
 NGINX_TUNED = "nginx 256k"
+STATIC = "static nginx"
 PRODUCT = "cnai-proxy"
 ONE_UPSTREAM = "cnai-proxy, one upstream"
 
@@ -76,6 +77,40 @@ http {{
   }}
 }}
 """
+
+# Blobs as docker-registry keeps them, manifests as files of their tags.
+_STATIC_SETTINGS = """\
+daemon off;
+worker_processes 1;
+{user}
+error_log {folder}/nginx-error.log;
+pid {folder}/nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  client_body_temp_path {folder}/nginx-body;
+  proxy_temp_path {folder}/nginx-proxy;
+  fastcgi_temp_path {folder}/nginx-fastcgi;
+  uwsgi_temp_path {folder}/nginx-uwsgi;
+  scgi_temp_path {folder}/nginx-scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    location = /v2/ {{ return 200; }}
+    location ~ "^/v2/.+/blobs/sha256:(..)([0-9a-f]{{62}})$" {{
+      types {{}}
+      default_type application/octet-stream;
+      alias {blobs}/$1/$1$2/data;
+    }}
+    location ~ "^/v2/(.+)/manifests/(.+)$" {{
+      types {{}}
+      default_type {manifest_type};
+      alias {manifests}/$1/$2;
+    }}
+  }}
+}}
+"""
 _TUNING = "proxy_buffer_size 256k; proxy_buffers 8 256k; proxy_busy_buffers_size 256k;"
 
 
@@ -97,12 +132,12 @@ class Peer:
 @contextmanager
 def registry(folder: Path) -> Iterator[Peer]:
     """docker-registry with its content below ``folder``: the upstream of all peers."""
-    program = _program("docker-registry")
+    executable = program("docker-registry")
     settings = folder / "registry.yml"
     settings.write_text(_REGISTRY_SETTINGS.format(content=folder / "content"))
     log = folder / "registry.log"
     with _running(
-        [program, "serve", str(settings)],
+        [executable, "serve", str(settings)],
         log=log,
         url=lambda: _logged(log, r"listening on (127\.0\.0\.1:\d+)"),
     ) as (pid, url, seconds):
@@ -171,8 +206,38 @@ def routed(upstream: str, folder: Path) -> Iterator[Peer]:
 
 
 @contextmanager
+def static(blobs: Path, manifests: Path, manifest_type: str, folder: Path) -> Iterator[Peer]:
+    """An nginx that serves files as if it were a registry: as fast as an upstream can be.
+
+    ``blobs`` is laid out as docker-registry does it (``ab/abcd…/data``), ``manifests`` holds one
+    file for each repository and tag; all of them are of ``manifest_type``.
+    """
+    executable = program("nginx")
+    folder.mkdir()
+    port = _free_port()
+    settings = folder / "nginx.conf"
+    settings.write_text(
+        _STATIC_SETTINGS.format(
+            folder=folder,
+            blobs=blobs,
+            manifests=manifests,
+            manifest_type=manifest_type,
+            port=port,
+            # Started by root, its worker would else be somebody who may not read the folder.
+            user="user root;" if os.geteuid() == 0 else "",
+        )
+    )
+    with _running(
+        [executable, "-p", str(folder), "-c", str(settings)],
+        log=folder / "nginx.log",
+        url=lambda: f"127.0.0.1:{port}",
+    ) as (pid, url, seconds):
+        yield Peer(STATIC, url, pid, seconds)
+
+
+@contextmanager
 def _nginx(name: str, upstream: str, folder: Path, tuning: str) -> Iterator[Peer]:
-    program = _program("nginx")
+    executable = program("nginx")
     folder.mkdir()
     port = _free_port()
     settings = folder / "nginx.conf"
@@ -182,7 +247,7 @@ def _nginx(name: str, upstream: str, folder: Path, tuning: str) -> Iterator[Peer
         )
     )
     with _running(
-        [program, "-p", str(folder), "-c", str(settings)],
+        [executable, "-p", str(folder), "-c", str(settings)],
         log=folder / "nginx.log",
         url=lambda: f"127.0.0.1:{port}",
     ) as (pid, url, seconds):
@@ -238,7 +303,12 @@ def _logged(log: Path, pattern: str) -> str | None:
     return found[1] if found else None
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where a program is.
+
+    Raises:
+        PeerAbsent: nowhere.
+    """
     # Daemons live in sbin, which is not on every user's PATH.
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if found is None:
@@ -249,11 +319,13 @@ def _program(name: str) -> str:
 def version(name: str) -> str:
     """What a program says of its version, or that it is absent."""
     try:
-        program = _program(name)
+        executable = program(name)
     except PeerAbsent:
         return "absent"
     flag = "-v" if name == "nginx" else "--version"
-    done = subprocess.run([program, flag], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        [executable, flag], capture_output=True, text=True, timeout=10, check=False
+    )
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[0] if lines else "unknown"
 

@@ -77,7 +77,7 @@ class Packed:
             return
         layer = run[0].entry.layer
         wanted = ByteRange(first, last)
-        async with self._layers.open(self._access, layer, wanted, offset=0) as part:
+        async with self._layers.open(self._access, layer, wanted, offset=0, indexing=False) as part:
             reader = _Reader(part.chunks, first)
             for file in run:
                 yield writer.begin(_member(file))
@@ -93,6 +93,7 @@ class _Reader:
         self._chunks = chunks
         self._position = position
         self._held = b""
+        self._taken = 0  # of _held
         # The last small file: hard links to it, however many, are not read once more each.
         self._last = (0, 0)
         self._content = b""
@@ -106,14 +107,14 @@ class _Reader:
         pieces: list[bytes] = []
         end = start + size
         while self._position < end:
-            if not self._held:
+            if self._taken == len(self._held):
                 chunk = await anext(self._chunks, None)
                 if chunk is None:
                     raise BadUpstream(f"the layer ended {end - self._position} bytes early")
-                self._held = chunk
+                self._held, self._taken = chunk, 0
             skipped = max(0, start - self._position)
-            taken = self._held[: end - self._position]
-            self._held = self._held[len(taken) :]
+            taken = self._held[self._taken : self._taken + end - self._position]
+            self._taken += len(taken)
             self._position += len(taken)
             if piece := taken[skipped:]:
                 if is_small:

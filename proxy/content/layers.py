@@ -259,9 +259,18 @@ class Layers:
         return seeking.plain_size
 
     def open(
-        self, access: Access, layer: ModelLayer, byte_range: ByteRange | None, *, offset: int
+        self,
+        access: Access,
+        layer: ModelLayer,
+        byte_range: ByteRange | None,
+        *,
+        offset: int,
+        indexing: bool = True,
     ) -> AbstractAsyncContextManager[BlobPart]:
         """Bytes of what is inside: ``byte_range`` counted from ``offset``; None: all of it.
+
+        Without ``indexing`` a compressed layer is read faster, and no places to begin at are learnt
+        for the next one who reads it.
 
         Raises:
             MalformedArtifact, SizeInvalid: the stream is broken, or over a limit.
@@ -270,7 +279,8 @@ class Layers:
         """
         compression = layer.packing.compression
         if compression is not None:
-            return self._open_compressed(access, layer, compression, byte_range, offset)
+            shifted = None if byte_range is None else byte_range.shifted(offset)
+            return self._open_compressed(access, layer, compression, shifted, indexing=indexing)
         whole = byte_range or ByteRange(0, layer.descriptor.size - 1)
         return self._blobs.open(
             access.repository,
@@ -285,15 +295,13 @@ class Layers:
         access: Access,
         layer: ModelLayer,
         compression: Compression,
-        byte_range: ByteRange | None,
-        offset: int,
+        wanted: ByteRange | None,
+        *,
+        indexing: bool,
     ) -> AsyncIterator[BlobPart]:
-        shifted = byte_range.shifted(offset) if byte_range is not None else None
-        first, last = (0, None) if shifted is None else (shifted.first, shifted.last)
-        async with (
-            self._room(compression),
-            aclosing(self._plain(access, layer, compression, first, last)) as plain,
-        ):
+        first, last = (0, None) if wanted is None else (wanted.first, wanted.last)
+        pieces = self._plain(access, layer, compression, first, last, indexing=indexing)
+        async with self._room(compression), aclosing(pieces) as plain:
             # The first piece is waited for here, so that a broken layer is an answer.
             yield BlobPart(await _begun(plain), None, 0)
 
@@ -319,6 +327,8 @@ class Layers:
         compression: Compression,
         first: int,
         last: int | None,
+        *,
+        indexing: bool,
     ) -> AsyncGenerator[bytes, None]:
         """Plain bytes ``first`` to ``last``, None for the end.
 
@@ -334,11 +344,12 @@ class Layers:
                 raise kept_fault(known.failure)
         try:
             while True:
-                if (token := scan.may_lead(position)) is not None:
+                token = scan.may_lead(position) if indexing else None
+                if token is not None:
                     pieces = scan.lead(token, source=source, keep_from=position)
                 else:
                     point = _nearest(index, position)
-                    is_passed = scan.finished or scan.plain_position > position
+                    is_passed = scan.finished or scan.plain_position > position or not indexing
                     if not is_passed and position - point.plain_position > NEAR_BYTES:
                         await scan.wait_for(position)
                         continue

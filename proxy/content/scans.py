@@ -32,8 +32,9 @@ FIRST_WINDOW_BYTES = 4 * 1024
 JUMP_BYTES = 256 * 1024
 # Read in one request where members lie close together; the window grows fourfold up to it.
 WINDOW_BYTES_LIMIT = 16 * 1024 * 1024
-# What one visit to a thread decodes: input joined up to, output at most.
-BATCH_BYTES = 256 * 1024
+# What one visit to a thread decodes: input joined up to, output that nobody wants, or a piece.
+BATCH_BYTES = 1024 * 1024
+VISIT_BYTES = 8 * 1024 * 1024
 PIECE_BYTES = 512 * 1024
 # Who has the turn and waits this long for its own client loses it to who waits for the scan.
 PATIENCE_SECONDS = 1.0
@@ -407,19 +408,21 @@ class StreamScan:
         """The next piece, from ``keep_from`` on; runs in a thread."""
         decoder = self._decoder
         assert decoder is not None  # noqa: S101 - only an unfinished scan is moved on
-        start = decoder.plain_position
-        plain = decoder.take(PIECE_BYTES)
-        if not plain:
-            self._has_input = False
-            return b""
-        if self._reader is not None and self.tar_failure is None:
-            try:
-                self.members += self._reader.feed(start, plain)
-            except MalformedArtifact as error:
-                self.tar_failure = kept_fault(error)
-        if keep_from is None or decoder.plain_position <= keep_from:
-            return b""
-        return plain[max(0, keep_from - start) :]
+        visit_end = decoder.plain_position + VISIT_BYTES
+        while decoder.plain_position < visit_end:
+            start = decoder.plain_position
+            plain = decoder.take(PIECE_BYTES)
+            if not plain:
+                self._has_input = False
+                break
+            if self._reader is not None and self.tar_failure is None:
+                try:
+                    self.members += self._reader.feed(start, plain)
+                except MalformedArtifact as error:
+                    self.tar_failure = kept_fault(error)
+            if keep_from is not None and decoder.plain_position > keep_from:
+                return plain[max(0, keep_from - start) :]
+        return b""
 
     def _finish(self, descriptor: Descriptor) -> None:
         if self._decoder is None:
@@ -438,11 +441,11 @@ class StreamScan:
             self.verified = self._hasher.digest() == descriptor.digest
             if not self.verified:
                 self.is_other_content = True
-                error = MalformedArtifact(
+                fault = MalformedArtifact(
                     f"expected the content of {descriptor.digest}, found {self._hasher.digest()}"
                 )
-                self._fail(error)
-                raise error
+                self._fail(fault)
+                raise fault
 
     def _end_archive(self, reader: TarReader, plain_size: int) -> None:
         try:
@@ -467,7 +470,7 @@ class StreamScan:
 
 
 async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in batches of 256 KiB or more."""
+    """The same bytes in batches of 1 MiB or more."""
     held: list[bytes] = []
     count = 0
     async for chunk in chunks:

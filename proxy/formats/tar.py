@@ -39,9 +39,8 @@ _PAX_SPARSE_SIZES = (b"GNU.sparse.realsize", b"GNU.sparse.size")
 _PAX_KEYS = frozenset((b"path", b"linkpath", b"size", _PAX_SPARSE_NAME, *_PAX_SPARSE_SIZES))
 # Memory of each character of a string, once one of them lies beyond ASCII: at most so much.
 _WIDE_CHARACTER_BYTES = 4
-# What a record counts at least, as reading one costs the same however short it is. Records of time,
-# which are the most common, have as many.
-_PAX_RECORD_BYTES = 20
+# What a record counts at least: reading one costs a microsecond, however short it is.
+_PAX_RECORD_BYTES = 64
 
 
 class MemberKind(enum.Enum):
@@ -92,7 +91,7 @@ class TarLimits:
     """What one archive may cost.
 
     ``metadata_bytes`` bounds all long names, PAX blocks and sparse maps together, with headers and
-    padding, as they lie in the archive, a PAX record as 20 bytes at least, and names beyond ASCII
+    padding, as they lie in the archive, a PAX record as 64 bytes at least, and names beyond ASCII
     by the memory they may take. ``member_metadata_bytes`` more are free with each member: common
     writers put one small PAX block before every file.
     Plain headers are bounded by ``members``: 500,000 with common names take 106 MiB of memory.

@@ -52,7 +52,7 @@ class FileTree:
         return self._index.get(path)
 
     def selected(self, wanted: Filter) -> FileTree:
-        """The tree of those files that ``wanted`` lets through; raises as ``Filter.chosen`` does."""
+        """The tree of the files that ``wanted`` lets through; raises as ``Filter.chosen`` does."""
         chosen = wanted.chosen(entry.path for entry in self.entries)
         kept = tuple(compress(self.entries, chosen))
         return self if len(kept) == len(self.entries) else FileTree(kept, *_grow(kept))

@@ -374,7 +374,7 @@ async def test_in_thread_runs_meanwhile_and_raises() -> None:
 
 async def test_batches_join_small_chunks() -> None:
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(10):
+        for _ in range(12):
             yield bytes(100 * 1024)
 
-    assert [len(batch) async for batch in batches(chunks())] == [300 * 1024] * 3 + [100 * 1024]
+    assert [len(batch) async for batch in batches(chunks())] == [1100 * 1024, 100 * 1024]

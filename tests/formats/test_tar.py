@@ -763,12 +763,12 @@ def test_F4_reader_any_lying_size_is_refused_behind_the_members_before(
 
 
 def test_F3_reader_short_records_count_as_common_ones() -> None:
-    limits = TarLimits(pax_block_bytes=600, metadata_bytes=1024 + 512 + 88)
+    limits = TarLimits(pax_block_bytes=30 * 64, metadata_bytes=1024 + 512 + 1408)
     short = b"6 a=b\n"
     reader = TarReader(limits=limits)
     assert reader.feed(0, tar_extension(b"g", short * 30)) == []
-    assert reader.feed(1024, tar_header(b"g", flag=b"g")) == []  # 88 bytes beyond the block
-    with pytest.raises(MalformedArtifact, match="at most 1624 bytes of metadata"):
+    assert reader.feed(1024, tar_header(b"g", flag=b"g")) == []  # 1,408 bytes beyond the block
+    with pytest.raises(MalformedArtifact, match="at most 2944 bytes of metadata"):
         reader.feed(1536, tar_header(b"g", flag=b"g"))
     with pytest.raises(MalformedArtifact, match="at most 30 records"):
         TarReader(limits=limits).feed(0, tar_extension(b"g", short * 31))
@@ -813,9 +813,9 @@ _LONG_RECORD = tar_extension(b"g", pax_record("comment", "c" * 1_000_000))
 _ENDLESS_MAP = bytes(504) + b"\x01" + bytes(7)
 _WIDE_PATH = pax_record("path", "😀" + "a" * 4092)
 _HOSTILE: dict[str, _Hostile] = {
-    "1 MiB of short records": _Hostile(_SHORT_RECORDS, "at most 52428 records"),
+    "1 MiB of short records": _Hostile(_SHORT_RECORDS, "at most 16384 records"),
     "20 MiB of short records": _Hostile(
-        _SHORT_RECORDS, "at most 52428 records", _SHORT_RECORDS, 19
+        _SHORT_RECORDS, "at most 16384 records", _SHORT_RECORDS, 19
     ),
     "67 MB of long records": _Hostile(_LONG_RECORD, "bytes of metadata", _LONG_RECORD, 67),
     "short records in small blocks": _Hostile(
