@@ -229,7 +229,7 @@ async def test_F1_bombs_are_bounded_and_refused(proxy: Client, upstream: FaultyU
         assert_error(answer, 413, "SIZE_INVALID")
 
 
-async def test_index_of_a_verified_blob_is_shared_but_only_where_the_blob_is(
+async def test_A3_index_of_a_verified_blob_is_shared_but_only_where_the_blob_is(
     proxy: Client, upstream: FaultyUpstream
 ) -> None:
     packed = layer(None, gzip.compress(tar_archive(FILES), 1), packing="tar+gzip")
