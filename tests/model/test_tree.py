@@ -217,3 +217,11 @@ def test_E6_link_shows_its_target() -> None:
     members = TarReader().feed(0, archive)
     (found,) = _listed(build_tree(place_members(_tar(None), members, layer_index=0)))
     assert found["linkTarget"] == "/etc/pass\ufffd\ufffd\ufffd"
+
+
+def test_directory_counts_what_is_below_it_at_all_depths() -> None:
+    tree = build_tree([_raw(path) for path in ("a/b/c", "a/b/d", "a/e", "f")])
+    assert tree.root.count() == 6
+    found = tree.lookup("a/b")
+    assert isinstance(found, Directory)
+    assert found.count() == 2
