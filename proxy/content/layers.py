@@ -21,7 +21,7 @@ from proxy.formats.progress import Point
 from proxy.formats.tar import Member
 from proxy.model.artifact import TAR, ModelLayer
 from proxy.model.placement import EarlyMatch
-from proxy.model.sniffing import HEAD_BYTES, needs_sniffing, settle
+from proxy.model.sniffing import HEAD_BYTES, needs_sniffing, settle, settle_empty
 from proxy.oci.byterange import ByteRange
 from proxy.oci.manifest import Descriptor
 from proxy.oci.reference import RepositoryName
@@ -130,6 +130,8 @@ class Layers:
         Raises:
             ProxyError: what ``Blobs.open`` raises.
         """
+        if layer.descriptor.size == 0:
+            return replace(layer, packing=settle_empty(layer)), None
         if not needs_sniffing(layer):
             return layer, None
         key, index = await self._index(access, layer)

@@ -404,6 +404,8 @@ class Models:
         layer, warning = await self._layers.settled(model.access, declared)
         failure: ProxyError | None = None
         if layer.packing.container == "raw":
+            if layer.only_below is not None:
+                return (), None
             entry = entry_of_layer(layer, layer_index=number)
             size = await self._layers.plain_size(model.access, layer, scan=False)
             if size is not None:

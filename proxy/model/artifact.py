@@ -53,7 +53,8 @@ class ModelLayer:
     file, 0 ≤ n < 2**63. ``packing`` is what the type declares; not ``trusted``: the type says
     nothing certain, the content decides. ``name`` is the safe name that the family gives a layer
     without a path. The members of a tar are relative to ``member_prefix``, hostile too: "" if they
-    are whole paths, None if the family does not say.
+    are whole paths, None if the family does not say. Of a layer with ``only_below`` just members
+    below that directory are the model's. ``is_titled``: the path is only the last part of one.
     """
 
     descriptor: Descriptor
@@ -65,6 +66,8 @@ class ModelLayer:
     name: str | None = None
     member_prefix: str | None = None
     description: str | None = None
+    only_below: str | None = None
+    is_titled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def place_members(
     found: dict[str, FileEntry] = {}
     twins: dict[str, int] = {}
     for at, (member, name) in enumerate(zip(members, names, strict=True)):
-        if member.kind not in _SHOWN:
+        if member.kind not in _SHOWN or not _is_below(layer, name):
             continue
         target = member
         if member.kind is MemberKind.REGULAR:
@@ -125,7 +125,7 @@ def place_members(
         elif member.kind is MemberKind.HARDLINK:
             target = regular.get(sanitise_path(member.link_target or "") or "", member)
         path = placement.place(name, way, is_first=at == first)
-        is_named = way is _Way.NAMED and at == first
+        is_named = way is _Way.NAMED and at == first and path == placement.label
         written, safe = (layer.path or "", path) if is_named else (member.name, name)
         if path in found:
             twins[path] = twins.get(path, 0) + 1
@@ -199,7 +199,7 @@ class EarlyMatch:
             self._way = self._placement.way(name, behind_directory=self._has_directory)
         self._has_directory = self._has_directory or member.kind is MemberKind.DIRECTORY
         self._files += member.kind in _FILES
-        if member.kind in _SHOWN:
+        if member.kind in _SHOWN and _is_below(self._layer, name):
             for way in _Way:
                 if self._placement.place(name, way, is_first=is_first) == self._path:
                     self._candidates.setdefault(way, member)
@@ -237,6 +237,10 @@ def _member_name(layer: ModelLayer, name: str, position: int) -> str:
     return safe
 
 
+def _is_below(layer: ModelLayer, name: str) -> bool:
+    return layer.only_below is None or name.startswith(f"{layer.only_below}/")
+
+
 def _unsupported(target: Member) -> str | None:
     match target.kind:
         case MemberKind.SYMLINK:
@@ -272,6 +276,7 @@ class _Placement:
     is_bundle: bool
     may_name: bool  # the label may be the path of a file
     prefix: str | None  # members are relative to this directory, whatever the label
+    is_titled: bool  # the label is but the last part of a path
 
     @classmethod
     def of(cls, layer: ModelLayer) -> _Placement:
@@ -281,7 +286,8 @@ class _Placement:
         prefix = layer.member_prefix
         if prefix is not None:
             prefix = sanitise_path(prefix) or ""
-        return cls(label, is_bundle, not is_bundle and not is_directory, prefix)
+        is_titled = layer.is_titled and label is not None and "/" not in label
+        return cls(label, is_bundle, not is_bundle and not is_directory, prefix, is_titled)
 
     @property
     def is_silent(self) -> bool:
@@ -292,6 +298,8 @@ class _Placement:
         """Whether a member can get this path."""
         if self.prefix:
             return path.startswith(f"{self.prefix}/")
+        if self.is_titled and path.endswith(f"/{self.label}"):
+            return True
         return self.is_silent or self._holds(path) or path.startswith(f"{self.label}~/")
 
     def way(self, first_name: str, *, behind_directory: bool) -> _Way | None:
@@ -313,8 +321,13 @@ class _Placement:
             return f"{self.prefix}/{name}" if self.prefix else name
         if self.is_silent or (way is _Way.WRITTEN and self._holds(name)):
             return name
+        if way is _Way.NAMED and is_first:
+            # olot puts models/ before all paths, and its titles have no directories.
+            below = name.partition("/")[2]
+            is_path = self.is_titled and below.endswith(f"/{self.label}")
+            return below if is_path else str(self.label)
         if way is _Way.NAMED:
-            return str(self.label) if is_first else f"{self.label}~/{name}"
+            return f"{self.label}~/{name}"
         return f"{self.label}/{name}"
 
     def _holds(self, name: str) -> bool:

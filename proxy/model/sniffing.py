@@ -32,6 +32,11 @@ class Settled:
     warning: str | None = None
 
 
+def settle_empty(layer: ModelLayer) -> Packing:
+    """The packing of a layer without a byte: oras calls an empty file a tar, too."""
+    return layer.packing if layer.trusted else RAW
+
+
 def needs_sniffing(layer: ModelLayer) -> bool:
     """Whether the packing is certain only once the first bytes of the blob were seen."""
     return layer.descriptor.size > 0 and (not layer.trusted or layer.packing != RAW)

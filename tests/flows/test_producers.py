@@ -284,3 +284,30 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     reader = archive.extractfile(member)
     assert reader is not None
     return reader.read()
+
+
+async def test_oras_empty_file_opens(
+    registry: Server, model: dict[str, bytes], start_proxy: StartProxy
+) -> None:
+    model = {**model, "sub/__init__.py": b""}
+    Path("sub/__init__.py").touch()
+    target = f"{registry.host}/oras/empty:v1"
+    await asyncio.to_thread(run, [require("oras"), "push", "--plain-http", target, *model])
+    proxy = await start_proxy(registry.url)
+    answer = await proxy.get(files_target("sub/__init__.py", reference="/cnai/oras/empty:v1"))
+    assert (answer.status, answer.body) == (200, b"")
+
+
+async def test_olot_modelcar_that_lost_its_marks_opens_with_a_warning(
+    registry: Server, model: dict[str, bytes], tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    layout = tmp_path / "car"
+    await asyncio.to_thread(_olot, layout, model, platforms=["amd64"])
+    target = f"docker://{registry.host}/olot/lost:v1"
+    copy = [require("skopeo"), "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:v1", target]
+    await asyncio.to_thread(run, copy)
+    proxy = await start_proxy(registry.url)
+    listed = (await proxy.get("/cnai/olot/lost:v1/files?flat=1")).json
+    record = (await proxy.get("/cnai/olot/lost:v1")).json
+    assert {one["path"] for one in listed} == {f"models/{path}" for path in model}
+    assert "lost their annotations" in record["warnings"][0]

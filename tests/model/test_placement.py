@@ -397,3 +397,33 @@ def test_layer_without_a_path_has_the_name_of_its_family(packing: Packing) -> No
 def test_layer_of_unknown_packing_may_hold_what_a_file_or_an_archive_would(path: str) -> None:
     assert may_hold(dataclasses.replace(_layer("a", packing=RAW), trusted=False), path)
     assert not may_hold(dataclasses.replace(_layer("b", packing=RAW), trusted=False), path)
+
+
+@pytest.mark.parametrize(
+    ("title", "members", "expected"),
+    [
+        ("x.txt", ["models/sub/x.txt"], ["sub/x.txt"]),
+        ("x.txt", ["models/x.txt"], ["x.txt"]),
+        ("x.txt", ["x.txt"], ["x.txt"]),
+        ("x.txt", ["models/sub/x.txt", "y"], ["sub/x.txt", "x.txt~/y"]),
+        ("sub/x.txt", ["models/sub/x.txt"], ["sub/x.txt"]),
+    ],
+)
+def test_title_is_only_the_last_part_of_a_path(
+    title: str, members: list[str], expected: list[str]
+) -> None:
+    layer = dataclasses.replace(_layer(title), is_titled=True)
+    found = _members(*members)
+    assert _paths(layer, found) == expected
+    assert all(entry.warnings == () for entry in place_members(layer, found, layer_index=0))
+    for wanted in expected:
+        assert may_hold(layer, wanted)
+    assert EarlyMatch(layer, expected[0]).take(found) is not None
+
+
+def test_only_members_below_the_root_are_the_models() -> None:
+    layer = dataclasses.replace(_layer(None), only_below="models")
+    members = _members("usr/bin/sh", "models/", "models/a.gguf", "modelsx/b")
+    assert _paths(layer, members) == ["models/a.gguf"]
+    assert EarlyMatch(layer, "usr/bin/sh").take(members) is None
+    assert EarlyMatch(layer, "models/a.gguf").take(members) is not None

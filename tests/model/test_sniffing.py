@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from proxy.model.artifact import RAW, TAR, LayerClass, ModelLayer, Packing
-from proxy.model.sniffing import HEAD_BYTES, Settled, needs_sniffing, settle
+from proxy.model.sniffing import HEAD_BYTES, Settled, needs_sniffing, settle, settle_empty
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import Descriptor
 from tests.build import tar_archive
@@ -105,3 +105,8 @@ def test_settle_untyped_file_that_is_compressed_itself_is_that_file(
 def test_settle_untyped_raw_file_is_raw() -> None:
     assert settle(layer(TAR, trusted=False, path="a.gguf"), b"GGUF") == Settled(RAW)
     assert settle(layer(TAR_GZIP, trusted=False), b"GGUF") == Settled(RAW)
+
+
+def test_settle_empty_untyped_layer_is_an_empty_file() -> None:
+    assert settle_empty(layer(TAR, trusted=False, size=0)) == RAW
+    assert settle_empty(layer(TAR, size=0)) == TAR

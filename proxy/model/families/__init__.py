@@ -18,7 +18,7 @@ from proxy.model.artifact import (
     classify,
 )
 from proxy.model.families.docker_model import DOCKER
-from proxy.model.families.family import TYPE_LENGTH_LIMIT, Family, LayerRule, is_of_type
+from proxy.model.families.family import TITLE, TYPE_LENGTH_LIMIT, Family, LayerRule, is_of_type
 from proxy.model.families.generic import GENERIC
 from proxy.model.families.kitops import KITOPS
 from proxy.model.families.modelcar import MODELCAR
@@ -66,10 +66,18 @@ def recognise(manifest: Manifest, families: Sequence[Family] = FAMILIES) -> Mode
     layers: list[ModelLayer] = []
     names: list[tuple[str, bool] | None] = []
     warnings: list[str] = []
+    keeps_unmarked = family.root is not None and _lost_marks(manifest, family)
+    if keeps_unmarked:
+        warnings.append(
+            f"layers have lost their annotations; what lies below {family.root}/ is listed"
+        )
     for number, descriptor in enumerate(manifest.layers):
-        if family.layer_marks and not _is_marked(descriptor.annotations, family.layer_marks):
+        is_own = not family.layer_marks or _is_marked(descriptor.annotations, family.layer_marks)
+        if not is_own and not keeps_unmarked:
             continue
         layer, faults = reader.read(descriptor)
+        if not is_own:
+            layer = replace(layer, only_below=family.root)
         layers.append(layer)
         names.append(reader.name(descriptor) if layer.path is None else None)
         warnings.extend(f"layers[{number}]: {fault}" for fault in faults)
@@ -180,7 +188,11 @@ class _LayerReader:
             layer_class = next(marked, LayerClass.OTHER)
         if path is not None:
             layer_class = classify(path, layer_class)
-        return ModelLayer(descriptor, layer_class, packing, path, size, trusted), warnings
+        is_titled = path is not None and not any(
+            descriptor.annotations.get(key) for key in family.path_annotations if key != TITLE
+        )
+        layer = ModelLayer(descriptor, layer_class, packing, path, size, trusted)
+        return replace(layer, is_titled=is_titled), warnings
 
     def name(self, descriptor: Descriptor) -> tuple[str, bool] | None:
         """The name of a layer without a path, and whether several are shards."""
@@ -234,6 +246,13 @@ def _match(text: str, families: Iterable[Family]) -> _Match | None:
             if (match := rule.pattern.fullmatch(text)) is not None:
                 return match, rule
     return None
+
+
+def _lost_marks(manifest: Manifest, family: Family) -> bool:
+    """Whether no layer that is marked has weights, by its path."""
+    marked = (one for one in manifest.layers if _is_marked(one.annotations, family.layer_marks))
+    paths = (next(_paths(one, family), "") for one in marked)
+    return not any(classify(path, LayerClass.OTHER) is LayerClass.WEIGHT for path in paths)
 
 
 def _is_marked(annotations: Mapping[str, str], marks: Sequence[str]) -> bool:

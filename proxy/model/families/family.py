@@ -13,7 +13,8 @@ from proxy.oci.manifest import Manifest
 # RFC 6838, "Naming Requirements": 127 characters on both sides of the slash. A longer type is none.
 TYPE_LENGTH_LIMIT = 255
 
-_TITLE = "org.opencontainers.image.title"
+# What a file is called, with or without its directories.
+TITLE = "org.opencontainers.image.title"
 # oras says by it that a layer is a directory as tar+gzip, whatever its type.
 ORAS_UNPACK = "io.deis.oras.content.unpack"
 
@@ -56,19 +57,21 @@ class Family:
     counts. Paths come from annotations, then from members of the descriptor, then from parameters
     of its media type; where they are ``absolute_paths``, a leading slash is nothing odd.
 
-    ``own_layer_types``: a layer of one of the rules is enough to be of this family. ``marks`` are
-    keys of the manifest's or any layer's annotations that are enough too; only layers with one of
-    ``layer_marks``, if there are any, are the model's. ``accepts`` is asked last of all.
-    ``class_annotations`` give a class by the value ``true``, ``unpack_annotations`` say by it that
-    the layer is a tar+gzip. ``names_from_config`` gives names by the layer's number in the
-    manifest; such a family has no ``layer_marks``.
+    ``own_layer_types``: a layer of one of the rules is enough to be of this family. ``marks``
+    are keys of the manifest's or any layer's annotations that are enough too; only layers with
+    one of ``layer_marks``, if there are any, are the model's; where no weights are among those,
+    the marks were lost on the way, and of the other layers what lies below ``root`` is the
+    model's. ``accepts`` is asked last of all. ``class_annotations`` give a class by the value
+    ``true``, ``unpack_annotations`` say by it that the layer is a tar+gzip.
+    ``names_from_config`` gives names by the layer's number in the manifest; such a family has
+    no ``layer_marks``.
     """
 
     name: str
     artifact_types: frozenset[str]
     config_types: frozenset[str]
     layer_rules: tuple[LayerRule, ...]
-    path_annotations: tuple[str, ...] = (_TITLE,)
+    path_annotations: tuple[str, ...] = (TITLE,)
     metadata_annotations: tuple[str, ...] = ()
     path_members: tuple[str, ...] = ()
     path_parameters: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ class Family:
     own_layer_types: bool = True
     marks: tuple[str, ...] = ()
     layer_marks: tuple[str, ...] = ()
+    root: str | None = None
     class_annotations: Mapping[str, LayerClass] = field(default_factory=dict)
     unpack_annotations: tuple[str, ...] = (ORAS_UNPACK,)
     accepts: Callable[[Manifest], bool] | None = None

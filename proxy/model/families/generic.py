@@ -8,10 +8,8 @@ Source: image-spec v1.1, "Guidelines for Artifact Usage"; oras, "Artifact concep
 from __future__ import annotations
 
 from proxy.model.artifact import LayerClass
-from proxy.model.families.family import Family, is_of_type, layer_rule
+from proxy.model.families.family import TITLE, Family, is_of_type, layer_rule
 from proxy.oci.manifest import Descriptor, Manifest, normalise_media_type
-
-_TITLE = "org.opencontainers.image.title"
 
 # Configs that say nothing: the artifact type, if any, has to.
 _NO_CONFIGS = frozenset(
@@ -61,7 +59,7 @@ def holds_weights(manifest: Manifest) -> bool:
 
 
 def _is_weight(descriptor: Descriptor) -> bool:
-    title = descriptor.annotations.get(_TITLE, "").lower()
+    title = descriptor.annotations.get(TITLE, "").lower()
     return title.endswith(_WEIGHT_NAMES) or (
         title.endswith(".bin") and descriptor.size >= _BIN_BYTES
     )
@@ -73,7 +71,7 @@ GENERIC = Family(
     config_types=frozenset(),
     # oras calls a single raw file a tar: no type is believed.
     layer_rules=(layer_rule("*", LayerClass.OTHER, trusted=False),),
-    path_annotations=(_TITLE,),
+    path_annotations=(TITLE,),
     own_layer_types=False,
     accepts=holds_weights,
 )

@@ -1,6 +1,7 @@
 """Modelcars by olot: a bootable image whose marked layers hold the model below ``models/``.
 
-The layers of the base image carry no mark and are none of the model's.
+The layers of the base image carry no mark and are none of the model's. Tools that compress layers
+on their way (skopeo without ``--preserve-digests``, podman push) drop the marks of the others too.
 Source: olot, "docs"; KServe, "Modelcars".
 """
 
@@ -22,4 +23,5 @@ MODELCAR = Family(
     own_layer_types=False,
     marks=("io.opendatahub.layers.modelcard", _CONTENT),
     layer_marks=(_CONTENT,),
+    root="models",
 )

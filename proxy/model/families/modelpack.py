@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from proxy.model.artifact import LayerClass
-from proxy.model.families.family import Family, LayerRule
+from proxy.model.families.family import TITLE, Family, LayerRule
 
 _CLASSES = {
     "weight": LayerClass.WEIGHT,
@@ -47,8 +47,6 @@ def _metadata_keys(vendor: str) -> tuple[str, str]:
     return (f"{key}+json", key)
 
 
-# olot and oras write the title alone; where aikit writes both, they are equal.
-_TITLE = "org.opencontainers.image.title"
 _CNCF_PATH = "org.cncf.model.filepath"
 _CNAI_PATH = "org.cnai.model.filepath"
 
@@ -57,7 +55,7 @@ MODELPACK = Family(
     artifact_types=frozenset(("application/vnd.cncf.model.manifest.v1+json",)),
     config_types=frozenset(("application/vnd.cncf.model.config.v1+json",)),
     layer_rules=(_rule("cncf"),),
-    path_annotations=(_CNCF_PATH, _CNAI_PATH, _TITLE),
+    path_annotations=(_CNCF_PATH, _CNAI_PATH, TITLE),
     metadata_annotations=(*_metadata_keys("cncf"), *_metadata_keys("cnai")),
     marks=(_CNCF_PATH,),
     class_annotations=_MARKED_CLASSES,
@@ -68,7 +66,7 @@ CNAI = Family(
     artifact_types=frozenset(("application/vnd.cnai.model.manifest.v1+json",)),
     config_types=frozenset(("application/vnd.cnai.model.config.v1+json",)),
     layer_rules=(_rule("cnai"),),
-    path_annotations=(_CNAI_PATH, _CNCF_PATH, _TITLE),
+    path_annotations=(_CNAI_PATH, _CNCF_PATH, TITLE),
     metadata_annotations=(*_metadata_keys("cnai"), *_metadata_keys("cncf")),
     marks=(_CNAI_PATH,),
     class_annotations=_MARKED_CLASSES,
