@@ -52,9 +52,12 @@ class Packed:
 
     async def chunks(self, kind: ArchiveKind) -> AsyncGenerator[bytes, None]:
         """The archive's bytes; raises what ``Layers.open`` raises."""
-        async with aclosing(self._pieces(kind)) as pieces:
-            # Headers of small files come together: each write costs more than they do.
-            async for batch in batches(pieces):
+        # Headers of small files come together: each write costs more than they do.
+        async with (
+            aclosing(self._pieces(kind)) as pieces,
+            aclosing(batches(pieces)) as coming,
+        ):
+            async for batch in coming:
                 yield batch
                 await asyncio.sleep(0)  # neither files nor a client need ever be waited for
 

@@ -460,8 +460,11 @@ async def _decoded(
         if last is not None:
             plain = last + 1 - decoder.plain_position
             end = min(size, decoder.position + plain + plain // 64 + SLACK_BYTES)
-        async with source.open(ByteRange(decoder.position, end - 1)) as part:
-            async for batch in batches(part.chunks):
+        async with (
+            source.open(ByteRange(decoder.position, end - 1)) as part,
+            aclosing(batches(part.chunks)) as coming,
+        ):
+            async for batch in coming:
                 decoder.feed(batch)
                 while piece := await in_thread(partial(decoder.take, PIECE_BYTES)):
                     if decoder.plain_position > keep_from:

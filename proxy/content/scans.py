@@ -24,6 +24,7 @@ from proxy.formats.tar import Member, MemberKind, TarReader
 from proxy.oci.byterange import ByteRange
 from proxy.oci.digest import Digest, Hasher
 from proxy.oci.manifest import Descriptor
+from proxy.tasks import spawn
 
 # A tar's first header, with room for a long name before it and a small file behind it.
 FIRST_WINDOW_BYTES = 4 * 1024
@@ -367,8 +368,11 @@ class StreamScan:
                     return
             size = source.descriptor.size
             if self._decoder is not None and self._decoder.position < size:
-                async with source.open(ByteRange(self._decoder.position, size - 1)) as part:
-                    async for batch in batches(part.chunks):
+                async with (
+                    source.open(ByteRange(self._decoder.position, size - 1)) as part,
+                    aclosing(batches(part.chunks)) as coming,
+                ):
+                    async for batch in coming:
                         self._feed(batch, source.descriptor.digest)
                         while self._has_input:
                             yield await self._step(keep_from)
@@ -469,15 +473,27 @@ class StreamScan:
         self.plain_size = None
 
 
-async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in batches of 1 MiB or more."""
+async def batches(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same bytes in batches of 1 MiB or more; the next one is read while one is worked on.
+
+    To be closed by who breaks off.
+    """
+    coming = spawn(_batch(chunks), name="read ahead")
+    try:
+        while batch := await coming:
+            coming = spawn(_batch(chunks), name="read ahead")
+            yield batch
+    finally:
+        coming.cancel()
+        await asyncio.wait((coming,))
+
+
+async def _batch(chunks: AsyncIterator[bytes]) -> bytes:
     held: list[bytes] = []
     count = 0
     async for chunk in chunks:
         held.append(chunk)
         count += len(chunk)
         if count >= BATCH_BYTES:
-            yield b"".join(held)
-            held, count = [], 0
-    if held:
-        yield b"".join(held)
+            break
+    return b"".join(held)
