@@ -185,7 +185,7 @@ class TooManyRequests(ProxyError):
 
 
 class PackingUnsupported(ProxyError):
-    """A packing this version lists but cannot open."""
+    """Decoding cannot begin there: a library that it takes is missing on this machine."""
 
     code = "UNSUPPORTED"
     status = 501
