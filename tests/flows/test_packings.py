@@ -104,9 +104,10 @@ async def test_compressed_raw_file_goes_out_at_once_and_has_its_size_later(
     listed = (await flat(proxy))["w.bin"]
     assert (listed["size"], listed["exact"]) == (None, False)
     target = files_target("w.bin")
-    head = await proxy.head(target)
-    assert head.status == 200
-    assert "Content-Length" not in head.headers
+    for asked in ({}, {"Range": "bytes=0-0"}):  # not worth reading a layer through
+        head = await proxy.head(target, **asked)
+        assert head.status == 200
+        assert "Content-Length" not in head.headers
     cold = await proxy.get(target)
     assert (cold.status, cold.body) == (200, content)
     part = await proxy.get(target, Range="bytes=-8")
