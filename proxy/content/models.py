@@ -237,7 +237,13 @@ class Models:
         if isinstance(found, ModelSet):
             raise ManifestUnknown(
                 f"{reference} is a set of models; choose one with ?variant=<digest> or ?platform=",
-                detail={"variants": [one.to_json() for one in variants(found.index)][:PATHS_SHOWN]},
+                # The record has their metadata too, which only the index bounds.
+                detail={
+                    "variants": [
+                        replace(one, metadata={}).to_json()
+                        for one in variants(found.index)[:PATHS_SHOWN]
+                    ]
+                },
             )
         return found
 

@@ -8,9 +8,10 @@ Source: image-spec v1.1, image-index.md; the annotations of buildkit and olot.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.errors import BadRequest, ManifestUnknown, SizeInvalid
 from proxy.oci.digest import Digest
@@ -22,13 +23,14 @@ _SET_TYPE = re.compile(
     r"application/vnd\.(?:kitops\.modelkit|cncf\.model|cnai\.model)\.index(?:[.+].*)?"
 )
 _ATTACHED = {"vnd.docker.reference.type", "vnd.docker.reference.digest"}
-_ATTACHED_TYPE = re.compile(r".*(?:in-toto|cosign|sigstore|notary|attestation|sbom).*")
+_ATTACHED_TYPE = re.compile(r"(?s).*(?:in-toto|cosign|sigstore|notary|attestation|sbom).*")
 _MODEL_MARK = ("io.opendatahub.modelcar.manifest.type", "modelpack")
 _NAMES = ("org.opencontainers.image.title", "org.opencontainers.image.ref.name")
 _DEFAULT_PLATFORM = "linux/amd64"
 _PLATFORM = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+(?:/[a-z0-9_.-]+)?")
 # As containerd reads them: "Normalize" in its platforms package.
 _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
+_PLAIN_VARIANTS = {("amd64", "v1"), ("arm64", "v8"), ("arm64", "8")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Variant:
             "artifactType": self.artifact_type,
             "platform": self.platform,
             "name": self.name,
-            "metadata": dict(self.metadata),
+            "metadata": _clean(self.metadata),
         }
 
 
@@ -92,8 +94,8 @@ def choose(index: Index, choice: Choice, *, is_model_type: Callable[[str], bool]
     if choice.variant is not None:
         return _by_wish(found, choice.variant)
     if choice.platform is not None:
-        return _by_platform(found, choice.platform)
-    if len(found) == 1:
+        found = _by_platform(found, choice.platform)
+    if _is_one(found):
         return found[0]
     if _SET_TYPE.fullmatch(normalise_media_type(index.artifact_type or "")):
         return None
@@ -101,37 +103,53 @@ def choose(index: Index, choice: Choice, *, is_model_type: Callable[[str], bool]
         [one for one in found if one.is_marked],
         [one for one in found if one.artifact_type and is_model_type(one.artifact_type)],
     ):
-        if len(narrower) == 1:
-            return narrower[0]
         found = tuple(narrower) or found
-    return next((one for one in found if one.platform == _DEFAULT_PLATFORM), None)
+        if _is_one(found):
+            return found[0]
+    usual = [one for one in found if one.platform == _DEFAULT_PLATFORM]
+    return usual[0] if _is_one(usual) else None
+
+
+def _is_one(found: Sequence[Variant]) -> bool:
+    """Whether all are the same manifest: an index may list it once for each platform."""
+    return len({one.digest for one in found}) == 1
 
 
 def _by_wish(found: Sequence[Variant], wish: str) -> Variant:
-    named = [one for one in found if wish in (str(one.digest), one.name)]
-    if len(named) != 1:
+    # A digest goes before a name, which could be written like the digest of another.
+    named = [one for one in found if str(one.digest) == wish] or [
+        one for one in found if one.name == wish
+    ]
+    if not _is_one(named):
         what = "no variant" if not named else f"{len(named)} variants"
         raise _unknown(f"the index has {what} {wish[:200]!r}", found)
     return named[0]
 
 
-def _by_platform(found: Sequence[Variant], wish: str) -> Variant:
+def _by_platform(found: Sequence[Variant], wish: str) -> tuple[Variant, ...]:
+    """Those of the platform; without a variant in the wish, of the plain one or the first."""
     text = wish.lower()
     if not _PLATFORM.fullmatch(text):
         raise BadRequest(f"expected platform=<os>/<architecture>[/<variant>], found {wish[:200]!r}")
     wanted = _normal(*text.split("/"))
-    fitting = [
-        one
-        for one in found
-        if one.platform is not None and f"{one.platform}/".startswith(f"{wanted}/")
-    ]
-    if not fitting:
+    there = [one.platform for one in found if one.platform is not None]
+    if wanted not in there and text.count("/") == 1:
+        wanted = next((one for one in there if one.startswith(f"{wanted}/")), wanted)
+    if wanted not in there:
         raise _unknown(f"the index has nothing for the platform {wish[:200]!r}", found)
-    return fitting[0]
+    return tuple(one for one in found if one.platform == wanted)
 
 
 def _unknown(text: str, found: Sequence[Variant]) -> ManifestUnknown:
-    return ManifestUnknown(text, detail={"variants": [one.to_json() for one in found[:100]]})
+    # Without the metadata, which has no bound but the index's own: the record has it.
+    shown = [replace(one, metadata={}).to_json() for one in found[:100]]
+    return ManifestUnknown(text, detail={"variants": shown})
+
+
+def _clean(metadata: Mapping[str, object]) -> object:
+    """As JSON in UTF-8 can carry it: no lone surrogates, null for ``1e999``, read as infinite."""
+    text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "replace")
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _variant(child: Descriptor) -> Variant:
@@ -151,20 +169,23 @@ def _variant(child: Descriptor) -> Variant:
 
 
 def _is_attached(child: Descriptor) -> bool:
-    kind = normalise_media_type(child.artifact_type or "")
-    return not _ATTACHED.isdisjoint(child.annotations) or bool(_ATTACHED_TYPE.fullmatch(kind))
+    kinds = (normalise_media_type(child.artifact_type or ""), child.media_type)
+    return not _ATTACHED.isdisjoint(child.annotations) or any(
+        _ATTACHED_TYPE.fullmatch(kind) for kind in kinds
+    )
 
 
 def _platform_text(platform: Platform | None) -> str | None:
     if platform is None or not platform.os or not platform.architecture:
         return None
-    if "unknown" in (platform.os, platform.architecture):
+    os, architecture = platform.os.lower(), platform.architecture.lower()
+    if "unknown" in (os, architecture):
         return None
-    return _normal(platform.os.lower(), platform.architecture.lower(), platform.variant.lower())
+    return _normal(os, architecture, platform.variant.lower())
 
 
 def _normal(os: str, architecture: str, variant: str = "") -> str:
     architecture = _ARCHITECTURES.get(architecture, architecture)
-    if (architecture, variant) == ("arm64", "v8"):
+    if (architecture, variant) in _PLAIN_VARIANTS:
         variant = ""
     return str(Platform(os, architecture, variant))

@@ -26,7 +26,6 @@ from proxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from proxy.running import embedded_registry
 from proxy.settings import load
 from proxy.upstream import client as upstream_client
-from tests import faulty_upstream
 from tests.build import descriptor, descriptor_json, file_annotations, layer_type
 from tests.certificates import Authority, authority
 from tests.faulty_upstream import Fault, FaultyUpstream, Seen
@@ -782,20 +781,22 @@ async def test_B6_no_failure_repeats_an_address_or_what_the_upstream_said(
 async def test_B6_failures_before_any_answer_repeat_no_address(
     start_proxy: StartProxy, upstream: FaultyUpstream, network: Network
 ) -> None:
-    async with faulty_upstream.running() as gone:
-        refusing = gone.url
-    for url, status in (
-        (refusing, 503),
-        ("http://no-such-host.example:5000", 503),
-        (upstream.url.replace("http:", "https:"), 503),
-    ):
-        proxy = await start_proxy(url=url, upstream__timeouts__connect_seconds=0.3)
-        for target in ("/v2/a/tags/list", "/cnai/a:v1/files"):
-            answer = await proxy.get(f"{target}?token={SECRET}", Authorization=basic("u", SECRET))
-            assert answer.status == status
-            place = url.partition("//")[2].encode()
-            assert place not in answer.body
-            assert SECRET.encode() not in answer.body
+    with socket.socket() as held:  # bound, not listening: nobody else gets the port meanwhile
+        held.bind(("127.0.0.1", 0))
+        for url, status in (
+            (f"http://127.0.0.1:{held.getsockname()[1]}", 503),
+            ("http://no-such-host.example:5000", 503),
+            (upstream.url.replace("http:", "https:"), 503),
+        ):
+            proxy = await start_proxy(url=url, upstream__timeouts__connect_seconds=0.3)
+            for target in ("/v2/a/tags/list", "/cnai/a:v1/files"):
+                answer = await proxy.get(
+                    f"{target}?token={SECRET}", Authorization=basic("u", SECRET)
+                )
+                assert answer.status == status
+                place = url.partition("//")[2].encode()
+                assert place not in answer.body
+                assert SECRET.encode() not in answer.body
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,7 +84,10 @@ def test_choose_without_a_wish(found: Index, expected: str | None) -> None:
 
 
 SET = index(
-    child("q4", platform=LINUX), child("q8", platform=ARM), child("q8"), artifact_type=KIT_SET
+    child("q4", platform=LINUX),
+    child("q8", platform=ARM),
+    child("another", org__opencontainers__image__title="q8"),
+    artifact_type=KIT_SET,
 )
 
 
@@ -138,6 +143,73 @@ def test_F10_index_of_too_many_children_is_refused() -> None:
     assert len(variants(index(*many))) == CHILDREN_LIMIT
     with pytest.raises(SizeInvalid, match="1001"):
         variants(index(*many, child("same")))
+
+
+def test_choose_takes_a_manifest_that_is_listed_twice_for_one() -> None:
+    twice = index(child("a", platform=LINUX), child("a", platform=ARM))
+    assert chosen(twice) == "a"
+    assert chosen(twice, variant=str(Digest.of(b"a"))) == "a"
+    assert chosen(twice, variant="a") == "a"
+
+
+def test_choose_by_digest_goes_before_a_name_like_it() -> None:
+    posing = child("b", org__opencontainers__image__title=str(Digest.of(b"a")))
+    assert chosen(index(posing, child("a")), variant=str(Digest.of(b"a"))) == "a"
+
+
+def test_choose_among_several_of_one_platform_chooses_none() -> None:
+    pair = (child("q4", platform=LINUX), child("q8", platform=LINUX))
+    typed = [child(name, platform=LINUX, artifact_type=MODEL) for name in ("q4", "q8")]
+    for found in (index(*pair), index(*pair, artifact_type=KIT_SET), index(*typed)):
+        assert chosen(found) is None
+        assert chosen(found, platform="linux/amd64") is None
+    model = child("model", platform=LINUX, artifact_type=MODEL)
+    assert chosen(index(*pair, model), platform="linux/amd64") == "model"
+
+
+@pytest.mark.parametrize(
+    ("wish", "platforms", "expected"),
+    [
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v1"], 1),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v3"], 1),
+        ("linux/amd64/v1", ["linux/amd64/v3", "linux/amd64"], 1),
+        ("linux/arm64/v8", ["linux/arm64/v9", "linux/arm64/8"], 1),
+        ("linux/arm", ["linux/arm/v6", "linux/arm/v7"], 0),
+        ("linux/arm64/v8", ["linux/arm64/v9"], None),
+        ("unknown/unknown", ["Unknown/Unknown"], None),
+    ],
+)
+def test_choose_by_variant_of_a_platform(
+    wish: str, platforms: list[str], expected: int | None
+) -> None:
+    found = index(
+        *(child(str(n), platform=Platform(*text.split("/"))) for n, text in enumerate(platforms))
+    )
+    if expected is not None:
+        assert chosen(found, platform=wish) == str(expected)
+        return
+    with pytest.raises(ManifestUnknown):
+        chosen(found, platform=wish)
+
+
+def test_choose_usual_platform_where_its_variant_is_written() -> None:
+    plain = child("amd", platform=Platform("linux", "amd64", "v1"))
+    assert chosen(index(child("arm", platform=ARM), plain)) == "amd"
+
+
+def test_variants_leave_out_what_is_attached_by_its_media_type() -> None:
+    attached = replace(child("att"), media_type="application/vnd.in-toto+json")
+    folded = child("sig", artifact_type="application/cosign\n")
+    assert [one.name for one in variants(index(attached, child("m"), folded))] == ["m"]
+
+
+def test_D8_metadata_is_cleaned_and_no_part_of_an_error() -> None:
+    hostile = {"\ud800": ["\udfff", 1e999, -1e999, {"bits": 4}]}
+    (found,) = variants(index(child("q4", metadata=hostile)))
+    assert found.to_json()["metadata"] == {"?": ["?", None, None, {"bits": 4}]}
+    with pytest.raises(ManifestUnknown) as raised:
+        chosen(index(child("q4", metadata={"x": "y" * 1_000_000})), variant="q8")
+    assert len(raised.value.to_oci_json()) < 1_000
 
 
 def test_variant_as_json() -> None:
